@@ -1,0 +1,9 @@
+"""Engines: different ways to take the same exact steps."""
+
+from kronsgd.engines.base import Activations, Engine, State, Step
+from kronsgd.engines.dense import DenseEngine
+from kronsgd.engines.scan import ScanEngine
+
+__all__ = ["ENGINES", "Activations", "DenseEngine", "Engine", "ScanEngine", "State", "Step"]
+
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (DenseEngine(), ScanEngine())}

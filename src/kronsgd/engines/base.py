@@ -1,0 +1,126 @@
+"""The contract of an engine: the four phases of Kronecker SGD (arXiv 2305.08001, section 4) on a state it is handed.
+
+An engine object holds no data. `initialize` makes a state; `forward` says which neurons fire on a batch and what the
+network answers; `backward` turns the slopes of the loss into coefficients, for fired neurons only; `update` adds them.
+All engines take the same steps to rounding: the dense one in float64 is the oracle for every other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronsgd.features.base import Features
+from kronsgd.network import TwoLayer
+
+__all__ = ["Activations", "Engine", "State", "Step"]
+
+Array = NDArray[Any]
+PREDICT_BATCH = 256  # rows
+
+
+@dataclass
+class State:
+    """What every engine's state has; an engine adds its own fields."""
+
+    network: TwoLayer
+    features: Features  # the training rows that coefficients refer to
+    normalize: bool
+    output_weights: Array  # (m, C)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The forward pass of one batch."""
+
+    rows: NDArray[np.int64]  # (S,) row numbers
+    hidden: Array  # max(z − b, 0), in the engine's own layout
+    outputs: Array  # (S, C), float64
+    n_fired: int  # (row, neuron) pairs that fire
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one batch adds: coefficients of its rows, and the step of the output weights where they are trained."""
+
+    rows: NDArray[np.int64]
+    coefficients: Array  # non-zero for fired pairs only, in the engine's own layout
+    output_weights: Array | None  # (m, C)
+    decay: float  # factor on everything learned so far: 1 − step · alpha
+
+
+class Engine(ABC):
+    """Four phases, prediction, and the state as arrays."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True) -> Any:
+        """Phase 1: the state of an untrained network over the rows of `features`."""
+
+    @abstractmethod
+    def forward(self, state: Any, rows: NDArray[np.int64], view: Any = None) -> Activations:
+        """Phase 2: fired neurons and outputs on training rows, or on rows of a `view`."""
+
+    @abstractmethod
+    def view(self, state: Any, features: Features) -> Any:
+        """New rows, prepared for `forward`. ValueError unless they are of the same space."""
+
+    @abstractmethod
+    def backward(self, state: Any, activations: Activations, slopes: Array, step: float, alpha: float = 0.0) -> Step:
+        """Phase 3: coefficients −step · (γ/√m) Σ_c slopes_ic a_rc for fired (i, r).
+
+        slopes (S, C): ∂(batch loss)/∂f_ic. alpha: strength of the penalty (alpha/2)·‖W − W(0)‖².
+        """
+
+    @abstractmethod
+    def update(self, state: Any, step: Step) -> None:
+        """Phase 4: add the coefficients; no other row's state is touched."""
+
+    @abstractmethod
+    def extend(self, state: Any, features: Features) -> Any:
+        """The state over more rows: `features` starts with the rows the state has."""
+
+    @abstractmethod
+    def hidden(self, state: Any, activations: Activations) -> Array:
+        """max(z − b, 0), which is above 0 just where a neuron fires. Shape: (S, m)."""
+
+    def batches(self, state: Any, features: Features) -> Iterator[Activations]:
+        """Forward passes over all rows of `features`, PREDICT_BATCH at a time."""
+        view = self.view(state, features)
+        for start in range(0, features.n_rows, PREDICT_BATCH):
+            yield self.forward(state, np.arange(start, min(start + PREDICT_BATCH, features.n_rows)), view)
+
+    def outputs(self, state: Any, features: Features) -> Array:
+        """The network's outputs on new rows. Shape: (n', C), float64."""
+        return np.concatenate([activations.outputs for activations in self.batches(state, features)])
+
+    @abstractmethod
+    def hidden_weights(self, state: Any) -> Array:
+        """W in the coordinates of `features.dense()`. Shape: (m, d), float64. ValueError where d is too large."""
+
+    @abstractmethod
+    def arrays(self, state: Any) -> dict[str, Array]:
+        """All that training has changed, to the last bit, under plain names."""
+
+    @abstractmethod
+    def restore(self, state: Any, arrays: Mapping[str, Array]) -> None:
+        """Put `arrays` back into a freshly initialized state. ValueError where they do not fit."""
+
+
+def check_array(name: str, arrays: Mapping[str, Array], shape: tuple[int | None, ...], kind: str) -> Array:
+    """`arrays[name]`, checked for shape (None: any), dtype kind and finite values."""
+    if name not in arrays:
+        raise ValueError(f"array '{name}' is missing")
+    array = np.ascontiguousarray(arrays[name])
+    fits = array.ndim == len(shape) and all(s is None or s == got for s, got in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype.kind != kind:
+        raise ValueError(f"array '{name}' is {array.dtype} of shape {array.shape}, expected kind '{kind}' of shape {shape}")
+    if kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"array '{name}' contains NaN or infinity")
+    return array

@@ -1,0 +1,121 @@
+"""The dense engine: materialises the product. In float64 it is the oracle; where d is small it is also the fastest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronsgd.engines.base import Activations, Array, Engine, State, Step, check_array
+from kronsgd.features.base import Features
+from kronsgd.features.gram import inverse_norms
+from kronsgd.features.serialize import prototype
+from kronsgd.initial import MAX_COORDINATES, InitialWeights, coordinate_dim
+from kronsgd.network import TwoLayer
+from kronsgd.parallel import map_threads
+
+__all__ = ["DenseEngine", "DenseState"]
+
+
+@dataclass
+class DenseState(State):
+    """Explicit weights and rows."""
+
+    rows: Array  # (n, d) unit-norm coordinates
+    basis: Features  # what new rows' coordinates refer to
+    start: Array  # (m, d) W(0)
+    weights: Array  # (m, d) W
+
+
+class DenseEngine(Engine):
+    """Explicit SGD on W (m, d). Cost of a step: 6·S·m·d flops; memory 2·m·d + n·d numbers."""
+
+    name: ClassVar[str] = "dense"
+
+    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True) -> DenseState:
+        _check_size(network, features)
+        basis = prototype(features)
+        start = InitialWeights(network, features).hidden_weights().astype(network.dtype)
+        return DenseState(
+            network=network, features=features, normalize=normalize, output_weights=network.output_weights(),
+            rows=_coordinates(basis, features, normalize, network.dtype), basis=basis, start=start, weights=start.copy(),
+        )  # fmt: skip
+
+    def forward(self, state: DenseState, rows: NDArray[np.int64], view: Features | None = None) -> Activations:
+        network = state.network
+        x = state.rows[rows] if view is None else _coordinates(state.basis, view[rows], state.normalize, network.dtype)
+        hidden = np.empty((len(rows), network.n_hidden), dtype=network.dtype)
+
+        def block_outputs(block: tuple[int, int, int]) -> Array:
+            _, start, size = block
+            z = x @ state.weights[start : start + size].T - np.asarray(network.threshold, dtype=network.dtype)
+            hidden[:, start : start + size] = np.maximum(z, 0)
+            return hidden[:, start : start + size] @ state.output_weights[start : start + size]
+
+        partial = np.array(map_threads(block_outputs, network.block_sizes()), dtype=np.float64)
+        return Activations(rows, hidden, network.scale * partial.sum(axis=0), int(np.count_nonzero(hidden)))
+
+    def view(self, state: DenseState, features: Features) -> Features:
+        state.basis.check_compatible(features)
+        return features
+
+    def backward(
+        self, state: DenseState, activations: Activations, slopes: Array, step: float, alpha: float = 0.0
+    ) -> Step:
+        scaled = (-step * state.network.scale * slopes).astype(state.network.dtype)
+        coefficients = (activations.hidden > 0) * (scaled @ state.output_weights.T)
+        change = activations.hidden.T @ scaled if state.network.train_output else None
+        return Step(activations.rows, coefficients, change, 1.0 - step * alpha)
+
+    def update(self, state: DenseState, step: Step) -> None:
+        x = state.rows[step.rows]
+
+        def add_block(block: tuple[int, int, int]) -> None:
+            _, start, size = block
+            own = slice(start, start + size)
+            if step.decay != 1:
+                state.weights[own] = state.start[own] + step.decay * (state.weights[own] - state.start[own])
+            state.weights[own] += step.coefficients[:, own].T @ x
+
+        map_threads(add_block, state.network.block_sizes())
+        if step.output_weights is not None:
+            state.output_weights = state.output_weights + step.output_weights
+
+    def extend(self, state: DenseState, features: Features) -> DenseState:
+        added = features[len(state.rows) :]
+        state.rows = np.concatenate([
+            state.rows, _coordinates(state.basis, added, state.normalize, state.network.dtype)
+        ])  # fmt: skip
+        state.features = features
+        return state
+
+    def hidden(self, state: DenseState, activations: Activations) -> Array:
+        return activations.hidden
+
+    def hidden_weights(self, state: DenseState) -> Array:
+        return state.weights.astype(np.float64)
+
+    def arrays(self, state: DenseState) -> dict[str, Array]:
+        return {"weights": state.weights, "output_weights": state.output_weights}
+
+    def restore(self, state: DenseState, arrays: Mapping[str, Array]) -> None:
+        state.weights = check_array("weights", arrays, state.weights.shape, "f").astype(state.network.dtype)
+        shape = state.output_weights.shape
+        state.output_weights = check_array("output_weights", arrays, shape, "f").astype(state.network.dtype)
+
+
+def _coordinates(basis: Features, rows: Features, normalize: bool, dtype: str) -> Array:
+    return np.ascontiguousarray(basis.coordinates(rows) * inverse_norms(rows, normalize)[:, None], dtype=dtype)
+
+
+def _check_size(network: TwoLayer, features: Features) -> None:
+    d = coordinate_dim(features)
+    need = (2 * network.n_hidden + features.n_rows) * d * np.dtype(network.dtype).itemsize
+    if need > 2 * MAX_COORDINATES:
+        raise ValueError(
+            f'engine="dense" would build {need / 2**30:.1f} GiB for {d:,} dimensions, above the '
+            f'{2 * MAX_COORDINATES / 2**30:.0f} GiB allowed; use engine="scan", whose memory does not depend on them.'
+        )

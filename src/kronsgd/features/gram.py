@@ -1,0 +1,117 @@
+"""Panels of inner products between the training rows and a batch, at a cost free of the product's dimension."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronsgd.features.base import Features, Power, Sum
+from kronsgd.features.grouping import Combination, Group, group_by_index, groups
+from kronsgd.kernels import panels
+
+__all__ = ["RowGram", "inverse_norms", "tiled"]
+
+Array = NDArray[Any]
+CACHE_BYTES = 1 << 30  # most memory for inner products between entities kept over a whole training
+
+
+def inverse_norms(features: Features, normalize: bool) -> Array:
+    """1/‖x_i‖ for each row (1 for a row of zeros, or where rows are not normalised). Shape: (n,), float64."""
+    if not normalize:
+        return np.ones(features.n_rows)
+    norms = np.sqrt(np.maximum(features.squared_norms(), 0))
+    return np.asarray(1.0 / np.where(norms == 0, 1.0, norms))
+
+
+def tiled(array: Array, lanes: int, dtype: Any) -> Array:
+    """(n, S) -> (⌈S / lanes⌉, n, lanes), padded with zeros."""
+    n, size = array.shape
+    n_tiles = -(-size // lanes)
+    padded = np.zeros((n, n_tiles * lanes), dtype=dtype)
+    padded[:, :size] = array
+    return np.ascontiguousarray(padded.reshape(n, n_tiles, lanes).transpose(1, 0, 2))
+
+
+class RowGram:
+    """Inner products of unit-norm training rows with batches of training rows or of new rows.
+
+    Inner products between entities are computed once and kept while they fit in CACHE_BYTES; a panel then costs n·S
+    gathers and multiplications for each factor, whatever the dimensions.
+    """
+
+    def __init__(self, features: Features, dtype: Any, normalize: bool = True) -> None:
+        self.features, self.dtype, self.normalize = features, np.dtype(dtype), normalize
+        self.inverse_norms = inverse_norms(features, normalize)
+        self._row_scale = self.inverse_norms.astype(self.dtype)
+        self._tree = group_by_index(features)
+        self._position = {id(leaf): i for i, leaf in enumerate(features.leaves())}
+        self._index = {id(g): np.arange(g.n_entities) if g.index is None else g.index for g in groups(self._tree)}
+        self._cached: dict[int, Array | None] = {}  # group -> inner products of its entities; None: made on first use
+        left = CACHE_BYTES
+        for group in sorted(groups(self._tree), key=lambda g: g.n_entities):
+            left -= group.n_entities**2 * self.dtype.itemsize
+            if left >= 0:
+                self._cached[id(group)] = None
+
+    def _entity_gram(self, group: Group) -> Array:
+        gram = self._cached[id(group)]
+        if gram is None:
+            whole = group.node.evaluate(lambda leaf: leaf.entity_inner(leaf, slice(None), slice(None)))
+            gram = np.ascontiguousarray(np.broadcast_to(whole, (group.n_entities,) * 2), dtype=self.dtype)
+            self._cached[id(group)] = gram
+        return gram
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RowGram, (self.features, self.dtype, self.normalize)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of training rows."""
+        return self.features.n_rows
+
+    def panel(self, rows: NDArray[np.int64], lanes: int, new: Features | None = None, out: Array | None = None) -> Array:
+        """⟨x_j, x'_s⟩ for every training row j and the given rows of `new` (None: of the training rows themselves).
+
+        Shape: (⌈S / lanes⌉, n, lanes). Cost: n·S per factor, and |entities|·S·(its dimension) where not cached.
+        """
+        n_tiles = -(-len(rows) // lanes)
+        if out is None:
+            out = np.empty((n_tiles, self.n_rows, lanes), dtype=self.dtype)
+        norms = self.inverse_norms[rows] if new is None else inverse_norms(new[rows], self.normalize)
+        self._fill(self._tree, out, rows, new)
+        panels.power_scale(out, 1, self._row_scale, tiled(norms[None, :], lanes, self.dtype)[:, 0])
+        return out
+
+    def _fill(self, tree: Group | Combination, out: Array, rows: NDArray[np.int64], new: Features | None) -> None:
+        if isinstance(tree, Group):
+            panels.set_rows(out, self._entity_panel(tree, rows, out.shape[2], new), self._index[id(tree)])
+            return
+        self._fill(tree.parts[0], out, rows, new)
+        if isinstance(tree.node, Power):
+            ones = np.ones((out.shape[0], out.shape[2]), dtype=self.dtype)
+            panels.power_scale(out, tree.node.parameter, np.ones(out.shape[1], dtype=self.dtype), ones)
+        accumulate = panels.add_rows if isinstance(tree.node, Sum) else panels.multiply_rows
+        for part in tree.parts[1:]:
+            if isinstance(part, Group):
+                accumulate(out, self._entity_panel(part, rows, out.shape[2], new), self._index[id(part)])
+            else:
+                inner = np.empty_like(out)
+                self._fill(part, inner, rows, new)
+                accumulate(out, inner, np.arange(out.shape[1]))
+
+    def _entity_panel(self, group: Group, rows: NDArray[np.int64], lanes: int, new: Features | None) -> Array:
+        """Inner products of the group's entities with those of the batch. Shape: (tiles, entities, lanes)."""
+        if new is None and id(group) in self._cached:
+            out = np.empty((-(-len(rows) // lanes), group.n_entities, lanes), dtype=self.dtype)
+            panels.copy_columns(out, self._entity_gram(group), group.entity_rows(rows))
+            return out
+        others = list((self.features if new is None else new).leaves())
+
+        def value(leaf: Any) -> Array:
+            other = others[self._position[id(leaf)]]
+            return leaf.entity_inner(other, slice(None), rows if other.index is None else other.index[rows])  # type: ignore[no-any-return]
+
+        values = np.broadcast_to(group.node.evaluate(value), (group.n_entities, len(rows)))
+        return tiled(values, lanes, self.dtype)

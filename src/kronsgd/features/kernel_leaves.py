@@ -1,0 +1,320 @@
+"""Leaves known by a kernel alone: their coordinates live in the span of the entities the model was built on."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import ArrayLike, NDArray
+
+from kronsgd.features.base import Features
+from kronsgd.features.leaves import Array, Leaf
+from kronsgd.parallel import matmul
+from kronsgd.validation import as_float_matrix, check_choice, check_finite, check_real
+
+__all__ = ["RBF", "Kernel", "Tanimoto"]
+
+MAX_ANCHORS = 2048  # entities that span the initial weights; the eigendecomposition costs their number cubed
+TOLERANCE = 1e-5  # relative; similarity tables are published with 4 to 6 digits
+
+
+class SpanLeaf(Leaf):
+    """A leaf without coordinates of its own: e ↦ k(e, anchors) K^{-1/2}, exact between anchors and any entity."""
+
+    _root: Array | None = None
+
+    @property
+    def anchors(self) -> Any:
+        """The entities that span the coordinates, as something that indexes them."""
+        if self.n_entities <= MAX_ANCHORS:
+            return slice(None)
+        return np.linspace(0, self.n_entities - 1, MAX_ANCHORS).astype(np.int64)
+
+    @property
+    def n_coordinates(self) -> int:
+        return min(self.n_entities, MAX_ANCHORS)
+
+    def inverse_root(self) -> Array:
+        """K^{-1/2} over the anchors (pseudo-inverse where K is singular). Cost: anchors³, once."""
+        if self._root is None:
+            values, vectors = scipy.linalg.eigh(self.entity_inner(self, self.anchors, self.anchors).astype(np.float64))
+            keep = values > max(values[-1], 0.0) * len(values) * np.finfo(np.float64).eps
+            scale = np.where(keep, 1.0 / np.sqrt(np.where(keep, values, 1.0)), 0.0)
+            self._root = (vectors * scale) @ vectors.T
+        return self._root
+
+    def entity_coordinates(self, basis: Any, entities: Any) -> Array:
+        return matmul(self.entity_inner(basis, entities, basis.anchors).astype(np.float64), basis.inverse_root())
+
+    def prototype(self) -> Self:
+        anchors = np.arange(self.n_entities, dtype=np.int64)[self.anchors]
+        return self.select_entities(anchors).with_index(np.zeros(1, dtype=np.int64))
+
+
+class Kernel(SpanLeaf):
+    """A precomputed kernel between entities; `new_entities` brings in entities that the table does not have.
+
+    Parameters: gram (entities, entities), symmetric and positive semi-definite; normalize: scale to k(e, e) = 1;
+    psd: "check" refuses a table with negative eigenvalues, "clip" sets them to 0.
+    """
+
+    def __init__(self, gram: ArrayLike, *, normalize: bool = True, psd: str = "check") -> None:
+        check_choice("psd", psd, ["check", "clip"])
+        array = as_float_matrix("Kernel(gram)", gram).astype(np.float64)
+        if array.shape[0] != array.shape[1]:
+            raise ValueError(f"Kernel(gram) has shape {array.shape}; a kernel between entities is a square table.")
+        asymmetry = float(np.abs(array - array.T).max())
+        if asymmetry > TOLERANCE * float(np.abs(array).max()):
+            i, j = (int(k) for k in np.unravel_index(np.abs(array - array.T).argmax(), array.shape))
+            raise ValueError(
+                f"Kernel(gram) is not symmetric: entry ({i}, {j}) is {array[i, j]:g} but ({j}, {i}) is {array[j, i]:g}; "
+                "pass (S + S.T) / 2 if the difference is only noise."
+            )
+        array = (array + array.T) / 2
+        self.scale = np.ones(len(array))
+        if normalize:
+            self.scale = _inverse_roots_of_diagonal(np.diag(array))
+            array = array * self.scale[:, None] * self.scale
+        self.gram: Array = _positive_part(array, normalize) if psd == "clip" else _checked_positive(array)
+        self.codes: NDArray[np.int64] = np.arange(len(array))  # entity -> anchor, or n_anchors + its number if new
+        self.cross: Array = np.zeros((0, len(array)))
+        self.self_similarity: Array = np.zeros(0)
+
+    def new_entities(self, cross: ArrayLike, self_similarity: ArrayLike = 1.0) -> Kernel:
+        """Entities outside the table, from their kernel values with the table's entities.
+
+        Parameters: cross (new, entities); self_similarity: k(e, e) of each, in the units of the original table.
+        A kernel between two new entities is not known: it is taken from their projections on the table's span.
+        """
+        array = as_float_matrix("cross", cross).astype(np.float64)
+        if array.shape[1] != self.n_anchors:
+            raise ValueError(
+                f"cross has {array.shape[1]} columns; give one column for each of the {self.n_anchors} entities of the table."
+            )
+        diagonal = np.broadcast_to(np.asarray(self_similarity, dtype=np.float64), (len(array),))
+        check_finite("self_similarity", diagonal)
+        rescale = _inverse_roots_of_diagonal(diagonal) if (self.scale != 1).any() else np.ones(len(array))
+        out = copy.copy(self)
+        out.cross = array * rescale[:, None] * self.scale
+        out.self_similarity = diagonal * rescale**2
+        out.codes, out.index = self.n_anchors + np.arange(len(array)), None
+        return out
+
+    @property
+    def n_anchors(self) -> int:
+        """Number of entities in the original table."""
+        return len(self.gram)
+
+    @property
+    def anchors(self) -> Any:
+        return slice(None)
+
+    @property
+    def n_entities(self) -> int:
+        return len(self.codes)
+
+    @property
+    def dim(self) -> int:
+        return self.n_anchors
+
+    @property
+    def n_coordinates(self) -> int:
+        return self.n_anchors
+
+    def _panel(self, codes: NDArray[np.int64]) -> Array:
+        """Kernel values of entities with all anchors. Shape: (|codes|, anchors)."""
+        return self.gram[codes] if not len(self.cross) else np.concatenate([self.gram, self.cross])[codes]
+
+    def entity_inner(self, other: Kernel, mine: Any, others: Any) -> Array:
+        a, b = self.codes[mine], other.codes[others]
+        if (b < self.n_anchors).all():
+            return self._panel(a)[:, b]
+        if (a < self.n_anchors).all():
+            return other._panel(b)[:, a].T
+        root = self.inverse_root()
+        return matmul(self._panel(a) @ root, (other._panel(b) @ root).T)
+
+    def entity_squared_norms(self) -> Array:
+        return np.concatenate([np.diag(self.gram), self.self_similarity])[self.codes]
+
+    def inverse_root(self) -> Array:
+        if self._root is None:
+            base = copy.copy(self)
+            base.codes = np.arange(self.n_anchors)
+            self._root = super(Kernel, base).inverse_root()
+        return self._root
+
+    def entity_coordinates(self, basis: Any, entities: Any) -> Array:
+        return matmul(self._panel(self.codes[entities]), basis.inverse_root())
+
+    def prototype(self) -> Self:
+        return self.select_entities(np.zeros(1, dtype=np.int64)).with_index(np.zeros(1, dtype=np.int64))
+
+    def _same_structure(self, other: Features) -> bool:
+        return isinstance(other, Kernel) and (self.gram is other.gram or np.array_equal(self.gram, other.gram))
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        names = ("gram", "scale", "codes", "cross", "self_similarity")
+        return {name: getattr(self, name) for name in names}, {}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
+        out = cls.__new__(cls)
+        for name in ("gram", "scale", "codes", "cross", "self_similarity"):
+            setattr(out, name, arrays[name])
+        return out
+
+    def select_entities(self, entities: NDArray[np.int64]) -> Self:
+        out = copy.copy(self)
+        out.codes, out.index = self.codes[entities], None
+        return out
+
+    def append_entities(self, other: Kernel) -> Self:
+        out = copy.copy(self)
+        moved = np.where(other.codes < self.n_anchors, other.codes, other.codes + len(self.cross))
+        out.codes, out.index = np.concatenate([self.codes, moved]), None
+        out.cross = np.concatenate([self.cross, other.cross])
+        out.self_similarity = np.concatenate([self.self_similarity, other.self_similarity])
+        return out
+
+    def entity_keys(self) -> list[bytes]:
+        return [
+            int(c).to_bytes(8, "little") if c < self.n_anchors else self.cross[c - self.n_anchors].tobytes()
+            for c in self.codes
+        ]
+
+
+class VectorKernel(SpanLeaf):
+    """A kernel computed from a table of vectors; subclasses say how, from norms and dot products."""
+
+    array: Array
+
+    @abstractmethod
+    def kernel(self, dots: Array, norms: Array, other_norms: Array) -> Array:
+        """Kernel values from dot products (n, n') and squared norms (n, 1), (1, n')."""
+
+    @property
+    def n_entities(self) -> int:
+        return int(self.array.shape[0])
+
+    @property
+    def dim(self) -> float:
+        return math.inf
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.array.dtype
+
+    def entity_inner(self, other: VectorKernel, mine: Any, others: Any) -> Array:
+        a, b = self.array[mine], other.array[others]
+        dots = matmul(a, b.T)
+        return self.kernel(dots, np.einsum("ij,ij->i", a, a)[:, None], np.einsum("ij,ij->i", b, b)[None, :])
+
+    def entity_squared_norms(self) -> Array:
+        return np.ones(self.n_entities)
+
+    def expression(self) -> str:
+        return f"{type(self).__name__}({self.n_entities:,} × {self.array.shape[1]:,})"
+
+    def _same_structure(self, other: Features) -> bool:
+        return type(self) is type(other) and self.array.shape[1] == other.array.shape[1]  # type: ignore[attr-defined]
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        return {"array": self.array}, {}
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
+        return cls(arrays["array"], **options)
+
+    def select_entities(self, entities: NDArray[np.int64]) -> Self:
+        return self._over(self.array[entities])
+
+    def append_entities(self, other: VectorKernel) -> Self:
+        return self._over(np.concatenate([self.array, other.array.astype(self.array.dtype, copy=False)]))
+
+    def _over(self, array: Array) -> Self:
+        out = copy.copy(self)
+        out.array, out.index, out._root = array, None, None
+        return out
+
+    def entity_keys(self) -> list[bytes]:
+        return [row.tobytes() for row in self.array]
+
+
+class RBF(VectorKernel):
+    """Gaussian kernel exp(−gamma ‖a − b‖²): infinitely many dimensions.
+
+    Parameters: array (entities, features); gamma > 0 (default 1 / features).
+    """
+
+    def __init__(self, array: ArrayLike, gamma: float | None = None) -> None:
+        self.array = as_float_matrix("RBF(array)", array).copy()
+        self.gamma = 1.0 / self.array.shape[1] if gamma is None else check_real("gamma", gamma, 0, open_low=True)
+
+    def kernel(self, dots: Array, norms: Array, other_norms: Array) -> Array:
+        return np.asarray(np.exp(-self.gamma * np.maximum(norms + other_norms - 2 * dots, 0)))
+
+    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
+        return {"array": self.array}, {"gamma": self.gamma}
+
+    def expression(self) -> str:
+        return f"RBF({self.n_entities:,} × {self.array.shape[1]:,}, gamma={self.gamma:g})"
+
+    def _same_structure(self, other: Features) -> bool:
+        return super()._same_structure(other) and self.gamma == other.gamma  # type: ignore[attr-defined]
+
+
+class Tanimoto(VectorKernel):
+    """Tanimoto (Jaccard) similarity |a ∧ b| / |a ∨ b| of 0/1 fingerprints.
+
+    Parameters: array (entities, bits). Two fingerprints without any bit count as equal.
+    """
+
+    def __init__(self, array: ArrayLike) -> None:
+        self.array = as_float_matrix("Tanimoto(array)", array).copy()
+        if not np.isin(self.array, (0, 1)).all():
+            value = self.array[~np.isin(self.array, (0, 1))][0]
+            raise ValueError(f"Tanimoto(array) contains {value:g}; fingerprints hold 0 and 1 only: pass (array > 0).")
+
+    def kernel(self, dots: Array, norms: Array, other_norms: Array) -> Array:
+        union = norms + other_norms - dots
+        return np.asarray(np.where(union > 0, dots / np.where(union > 0, union, 1), 1.0), dtype=dots.dtype)
+
+
+def _inverse_roots_of_diagonal(diagonal: Array) -> Array:
+    if (diagonal <= 0).any():
+        e = int(np.argmin(diagonal))
+        raise ValueError(
+            f"entity {e} has self-similarity {diagonal[e]:g}, which cannot be scaled to 1; self-similarities must be above 0 "
+            "(or pass normalize=False)."
+        )
+    return np.asarray(1.0 / np.sqrt(diagonal))
+
+
+def _checked_positive(gram: Array) -> Array:
+    """`gram`, or ValueError with its smallest eigenvalue when that is below zero by more than rounding."""
+    slack = TOLERANCE * max(float(np.abs(np.diag(gram)).max()), np.finfo(float).tiny) * math.sqrt(len(gram))
+    try:
+        scipy.linalg.cholesky(gram + slack * np.eye(len(gram)), check_finite=False)
+    except scipy.linalg.LinAlgError:
+        smallest = float(scipy.linalg.eigvalsh(gram, subset_by_index=[0, 0])[0])
+        raise ValueError(
+            f"Kernel(gram) is not positive semi-definite: its smallest eigenvalue is {smallest:.3g}, allowed is 0 up to "
+            f'rounding (−{slack:.1g}); pass psd="clip" to set negative eigenvalues to 0.'
+        ) from None
+    return gram
+
+
+def _positive_part(gram: Array, normalize: bool) -> Array:
+    """The nearest positive semi-definite table, scaled back to a unit diagonal if asked for."""
+    values, vectors = scipy.linalg.eigh(gram)
+    positive = (vectors * np.maximum(values, 0)) @ vectors.T
+    if normalize:
+        scale = _inverse_roots_of_diagonal(np.diag(positive))
+        positive = positive * scale[:, None] * scale
+    return np.asarray((positive + positive.T) / 2)

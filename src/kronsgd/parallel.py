@@ -1,0 +1,71 @@
+"""Threads whose number never changes a result.
+
+BLAS splits a product over its threads in ways that change the last bits, so the library runs BLAS on one thread and
+splits the work itself, at places that depend on the shapes only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any, TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
+
+__all__ = ["map_threads", "matmul", "n_threads", "threads"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+TILE = 2048  # rows of one product; a constant, so that the split never depends on the machine
+
+
+@cache
+def _controller() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def n_threads() -> int:
+    """The number of threads in use now."""
+    return int(numba.get_num_threads())
+
+
+@contextlib.contextmanager
+def threads(n_jobs: int | None = None) -> Iterator[None]:
+    """Run the block on `n_jobs` threads (None: as many as Numba may use), with BLAS on one thread per product."""
+    before = n_threads()
+    most = int(numba.config.NUMBA_NUM_THREADS)
+    wanted = before if n_jobs is None else most if n_jobs < 0 else max(1, min(n_jobs, most))
+    numba.set_num_threads(wanted)
+    try:
+        with _controller().limit(limits=1, user_api="blas"):
+            yield
+    finally:
+        numba.set_num_threads(before)
+
+
+def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
+    """`[function(item) for item in items]`, on the threads in use."""
+    items = list(items)
+    if n_threads() == 1 or len(items) == 1:
+        return [function(item) for item in items]
+    with ThreadPoolExecutor(n_threads()) as pool:
+        return list(pool.map(function, items))
+
+
+def matmul(a: Any, b: NDArray[Any]) -> NDArray[Any]:
+    """`a @ b` by fixed tiles of rows: the same bits on any number of threads.
+
+    Shape: a (n, k) dense or CSR, b (k, p) -> (n, p). Cost: 2·n·k·p flops.
+    """
+    out = np.empty((a.shape[0], b.shape[1]), dtype=np.result_type(a.dtype, b.dtype))
+
+    def tile(start: int) -> None:
+        out[start : start + TILE] = a[start : start + TILE] @ b
+
+    map_threads(tile, range(0, a.shape[0], TILE))
+    return out

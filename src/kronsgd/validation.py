@@ -1,0 +1,115 @@
+"""Checks on user input: each failure is one sentence with the value, what is allowed, and the next step."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "as_float_matrix",
+    "as_index",
+    "check_choice",
+    "check_finite",
+    "check_integer",
+    "check_real",
+    "did_you_mean",
+]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the nearest known name, or an empty string."""
+    near = difflib.get_close_matches(str(name), list(known), n=1)
+    return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raise ValueError unless `value` is one of the `allowed` words."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(f"{name}={value!r} is not known; choose one of {allowed}.{did_you_mean(str(value), allowed)}")
+
+
+def check_integer(name: str, value: Any, low: int, high: float = np.inf) -> int:
+    """`value` as an int in [low, high]; TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{name}={value!r} is not an integer; give a whole number of at least {low}.")
+    if not low <= int(value) <= high:
+        top = "" if high == np.inf else f" and at most {high:g}"
+        raise ValueError(f"{name}={value!r} is out of range; give a whole number of at least {low}{top}.")
+    return int(value)
+
+
+def check_real(name: str, value: Any, low: float, high: float = np.inf, *, open_low: bool = False) -> float:
+    """`value` as a finite float in [low, high] (or (low, high]); TypeError or ValueError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} is not a number; give a real number.")
+    value = float(value)
+    inside = (low < value if open_low else low <= value) and value <= high and np.isfinite(value)
+    if not inside:
+        left, right = ("(" if open_low else "["), (")" if high == np.inf else "]")
+        raise ValueError(f"{name}={value!r} is out of range; allowed is {left}{low:g}, {high:g}{right}.")
+    return value
+
+
+def check_finite(name: str, array: NDArray[Any]) -> None:
+    """Raise ValueError naming the first NaN or infinity in `array`."""
+    if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
+        return
+    bad = np.argwhere(~np.isfinite(array))
+    if len(bad):
+        where = tuple(int(i) for i in bad[0])
+        word = "NaN" if np.isnan(array[where]) else "infinity"
+        raise ValueError(
+            f"{name} contains {word} at position {where} ({len(bad)} such values in all); only finite numbers are "
+            "allowed: drop these rows or fill them in, for example with sklearn.impute.SimpleImputer."
+        )
+
+
+def as_float_matrix(name: str, value: Any) -> NDArray[np.floating[Any]]:
+    """`value` as a C-contiguous 2-D float array: float32 and float64 stay, integers and booleans become float32."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiub":
+        raise TypeError(f"{name} has dtype {array.dtype}; give numbers (float32, float64, integers or booleans).")
+    if array.ndim != 2:
+        raise ValueError(
+            f"{name} has shape {array.shape}; give a 2-D array with a row for each entity, for example "
+            ".reshape(-1, 1) for a single column."
+        )
+    if array.shape[0] == 0 or array.shape[1] == 0:
+        raise ValueError(f"{name} has shape {array.shape}; at least one row and one column are needed.")
+    dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.dtype(np.float32)
+    array = np.ascontiguousarray(array, dtype=dtype)
+    check_finite(name, array)
+    return array
+
+
+def as_index(name: str, value: Any, n_entities: int) -> NDArray[np.int64]:
+    """Row numbers, a slice or a boolean mask as an int64 array of numbers in [0, n_entities)."""
+    if isinstance(value, slice):
+        return np.arange(n_entities, dtype=np.int64)[value]
+    array = np.atleast_1d(np.asarray(value))
+    if array.dtype == bool:
+        if array.shape != (n_entities,):
+            raise IndexError(f"a boolean mask of shape {array.shape} cannot select from {name} with {n_entities} rows.")
+        return np.flatnonzero(array).astype(np.int64)
+    if array.size == 0:
+        return np.zeros(0, dtype=np.int64)
+    if array.ndim != 1 or array.dtype.kind not in "iu":
+        raise IndexError(
+            f"{name} is indexed by a list of row numbers, a slice or a mask, not by {array.dtype} of shape {array.shape}; "
+            "translate names into row numbers first, for example with kronsgd.datasets.PairTable."
+        )
+    array = array.astype(np.int64)
+    outside = (array < -n_entities) | (array >= n_entities)
+    if outside.any():
+        where = int(np.argmax(outside))
+        raise IndexError(
+            f"row number {int(array[where])} at position {where} is outside {name}, which has {n_entities} rows "
+            f"(0 to {n_entities - 1})."
+        )
+    return np.where(array < 0, array + n_entities, array)
