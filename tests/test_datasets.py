@@ -375,6 +375,10 @@ def test_bad_weights_and_arguments(tmp_path):
     with pytest.raises(ValueError, match=r"not a readable \.parquet file") as info:
         read_pairs(damaged, [[1, 2]], ["drug"], "y")
     sentence(info)
+    write_parquet(damaged, drug=["imatinib", "sunitinib"], y=[1.0, 2.0])
+    damaged.write_bytes(damaged.read_bytes().replace(b"sunitinib", b"\xff" * 9))
+    with pytest.raises(ValueError, match=r"not a readable \.parquet file"):
+        read_pairs(damaged, [["imatinib"]], ["drug"], "y")
     write_parquet(damaged, drug=[1, 2], y=[1.0, float("nan")])
     with pytest.raises(ValueError, match="column 'y', contains NaN"):
         read_pairs(damaged, [[1, 2]], ["drug"], "y")
@@ -403,7 +407,7 @@ def test_pair_table_ids_of_several_types_are_the_same_id():
         table.rows(["007"])
     with pytest.raises(UnknownNameError, match="Did you mean 'imatinib'"):
         PairTable(["imatinib", "sunitinib"]).rows(["imatinb"])
-    for bad, message in [([], "empty"), ([1.5], "1.5 at position 0"), ([[1]], "shape"), (["a", None], "None at position")]:
+    for bad, message in [([], "empty"), ([1.5], "1.5 at position 0"), ([[1]], "shape"), (["a", None], "contain None")]:
         with pytest.raises(ValueError, match=message):
             PairTable(bad)
 

@@ -76,7 +76,8 @@ def numbers_or_text(path: Path, name: str, column: Any) -> Array:
         )
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return np.array(column.to_pylist(), dtype=object)  # not fixed width: one long text would widen every row
+        with _arrow_errors(path):  # a damaged .parquet file can hold bytes that are not text
+            return np.array(column.to_pylist(), dtype=object)  # not fixed width: one long text would widen every row
     if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
         array = np.asarray(column.to_numpy())
         return array if array.dtype == np.uint64 else array.astype(np.int64)
@@ -105,5 +106,5 @@ def _arrow_errors(path: Path) -> Iterator[Any]:
         ) from error
     try:
         yield arrow
-    except (arrow.ArrowException, OSError) as error:
+    except (arrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise damaged(path, f"is not a readable {path.suffix} file ({first_line(error)})") from error

@@ -60,8 +60,11 @@ class Engine(ABC):
     name: ClassVar[str]
 
     @abstractmethod
-    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True) -> Any:
-        """Phase 1: the state of an untrained network over the rows of `features`."""
+    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None) -> Any:
+        """Phase 1: the state of an untrained network over the rows of `features`.
+
+        basis: the prototype that w(0) was drawn for, where the rows have grown since (default: that of `features`).
+        """
 
     @abstractmethod
     def forward(self, state: Any, rows: NDArray[np.int64], view: Any = None) -> Activations:
@@ -103,6 +106,10 @@ class Engine(ABC):
     @abstractmethod
     def hidden_weights(self, state: Any) -> Array:
         """W in the coordinates of `features.dense()`. Shape: (m, d), float64. ValueError where d is too large."""
+
+    @abstractmethod
+    def basis(self, state: Any) -> Features:
+        """The prototype that w(0) and coordinates refer to."""
 
     @abstractmethod
     def arrays(self, state: Any) -> dict[str, Array]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kronsgd.engines.base import Activations, Array, Engine, State, Step, check_array
 from kronsgd.features.base import Features
 from kronsgd.features.gram import inverse_norms
-from kronsgd.features.serialize import prototype
+from kronsgd.features.serialize import compress, prototype
 from kronsgd.initial import MAX_COORDINATES, InitialWeights, coordinate_dim
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import map_threads
@@ -35,10 +35,11 @@ class DenseEngine(Engine):
 
     name: ClassVar[str] = "dense"
 
-    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True) -> DenseState:
+    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None) -> DenseState:
+        features = compress(features)
         _check_size(network, features)
-        basis = prototype(features)
-        start = InitialWeights(network, features).hidden_weights().astype(network.dtype)
+        basis = prototype(features if basis is None else basis)
+        start = InitialWeights(network, basis).hidden_weights().astype(network.dtype)
         return DenseState(
             network=network, features=features, normalize=normalize, output_weights=network.output_weights(),
             rows=_coordinates(basis, features, normalize, network.dtype), basis=basis, start=start, weights=start.copy(),
@@ -97,6 +98,9 @@ class DenseEngine(Engine):
 
     def hidden_weights(self, state: DenseState) -> Array:
         return state.weights.astype(np.float64)
+
+    def basis(self, state: DenseState) -> Features:
+        return state.basis
 
     def arrays(self, state: DenseState) -> dict[str, Array]:
         return {"weights": state.weights, "output_weights": state.output_weights}

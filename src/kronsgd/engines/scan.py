@@ -122,9 +122,9 @@ class ScanEngine(Engine):
 
     name: ClassVar[str] = "scan"
 
-    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True) -> ScanState:
+    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None) -> ScanState:
         features = compress(features)
-        initial = InitialWeights(network, features)
+        initial = InitialWeights(network, features if basis is None else basis)
         return ScanState(
             network=network, features=features, normalize=normalize, output_weights=network.output_weights(),
             gram=RowGram(features, network.dtype, normalize), initial=initial,
@@ -198,6 +198,9 @@ class ScanEngine(Engine):
         start = state.initial.hidden_weights()
         x = state.initial.prototype.coordinates(state.features) * state.gram.inverse_norms[:, None]
         return np.asarray(start + state.coefficients.matrix(state.features.n_rows) @ x)
+
+    def basis(self, state: ScanState) -> Features:
+        return state.initial.prototype
 
     def arrays(self, state: ScanState) -> dict[str, Array]:
         c = state.coefficients

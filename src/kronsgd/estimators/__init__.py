@@ -1,0 +1,9 @@
+"""scikit-learn estimators."""
+
+from kronsgd.estimators.base import KronEstimator
+from kronsgd.estimators.classifier import KronClassifier
+from kronsgd.estimators.regressor import KronRegressor
+
+__all__ = ["KronClassifier", "KronEstimator", "KronRegressor", "load"]
+
+load = KronEstimator.load

@@ -1,0 +1,402 @@
+"""What the regressor and the classifier share: parameters, fitting, hidden states, files."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import warnings
+from dataclasses import asdict, replace
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from kronsgd.engines import ENGINES, Engine
+from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
+from kronsgd.features.base import Features
+from kronsgd.features.serialize import append_rows, features_from_state, features_state
+from kronsgd.losses import LOSSES
+from kronsgd.modelfile import read_model, write_model
+from kronsgd.network import TwoLayer, auto_threshold, generator
+from kronsgd.parallel import threads
+from kronsgd.planner import choose_engine
+from kronsgd.training import (
+    SCHEDULES,
+    Diverged,
+    History,
+    Settings,
+    StopReason,
+    Validation,
+    auto_learning_rate,
+    train,
+)
+from kronsgd.validation import check_choice, check_integer, check_real, did_you_mean
+
+__all__ = ["KronEstimator"]
+
+Array = NDArray[Any]
+logger = logging.getLogger("kronsgd")
+RETRIES = 5  # times that learning_rate_init="auto" halves its step after a divergence
+
+
+class KronEstimator(BaseEstimator):  # type: ignore[misc]
+    """Base of KronRegressor and KronClassifier; see there for the parameters."""
+
+    registry: ClassVar[dict[str, type[KronEstimator]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        KronEstimator.registry[cls.__name__] = cls
+
+    def __init__(
+        self,
+        n_hidden: int = 1024,
+        *,
+        engine: str = "auto",
+        threshold: float | str = "auto",
+        output_scale: float = 0.3,
+        init: str = "structured",
+        init_rank: int = 1,
+        antisymmetric: bool = True,
+        train_output: bool = False,
+        normalize: bool = True,
+        standardize: bool = True,
+        dtype: str = "auto",
+        batch_size: int | str = "auto",
+        learning_rate: str = "cosine",
+        learning_rate_init: float | str = "auto",
+        max_iter: int = 50,
+        alpha: float = 0.0,
+        shuffle: bool = True,
+        tol: float = 1e-4,
+        n_iter_no_change: int = 10,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        warm_start: bool = False,
+        random_state: Any = None,
+        n_jobs: int | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.n_hidden = n_hidden
+        self.engine = engine
+        self.threshold = threshold
+        self.output_scale = output_scale
+        self.init = init
+        self.init_rank = init_rank
+        self.antisymmetric = antisymmetric
+        self.train_output = train_output
+        self.normalize = normalize
+        self.standardize = standardize
+        self.dtype = dtype
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.max_iter = max_iter
+        self.alpha = alpha
+        self.shuffle = shuffle
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.n_jobs = n_jobs
+        self.verbose = verbose
+
+    # What a subclass says ----------------------------------------------------------------------------------------------
+
+    def _encode(self, y: Array, weights: Array, reset: bool) -> Array:
+        """Targets for the loss, (n, C); with `reset`, learns how to encode."""
+        raise NotImplementedError
+
+    def _loss_name(self) -> str:
+        raise NotImplementedError
+
+    def _read_targets(self, y: Any, n_rows: int) -> Array:
+        raise NotImplementedError
+
+    # Parameters --------------------------------------------------------------------------------------------------------
+
+    def set_params(self, **params: Any) -> Self:
+        """As in scikit-learn, with a suggestion for a misspelt name."""
+        for name in params:
+            if name not in self.get_params():
+                known = sorted(self.get_params())
+                raise ValueError(
+                    f"Invalid parameter {name!r} for estimator {type(self).__name__}; valid parameters are {known}."
+                    f"{did_you_mean(name, known)}"
+                )
+        return super().set_params(**params)  # type: ignore[no-any-return]
+
+    def _check_params(self) -> None:
+        check_choice("engine", self.engine, ["auto", *ENGINES])
+        check_choice("dtype", self.dtype, ["auto", "float32", "float64"])
+        check_choice("learning_rate", self.learning_rate, SCHEDULES)
+        check_integer("max_iter", self.max_iter, 0)
+        check_integer("n_iter_no_change", self.n_iter_no_change, 1)
+        check_real("alpha", self.alpha, 0)
+        check_real("tol", self.tol, 0)
+        if self.early_stopping:
+            check_real("validation_fraction", self.validation_fraction, 0, 0.9, open_low=True)
+        if self.batch_size != "auto":
+            check_integer("batch_size", self.batch_size, 1)
+        if self.learning_rate_init != "auto":
+            check_real("learning_rate_init", self.learning_rate_init, 0, open_low=True)
+        if self.threshold != "auto":
+            check_real("threshold", self.threshold, -math.inf)
+
+    def _make_network(self, n_outputs: int, dtype: str) -> TwoLayer:
+        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+        n_hidden = check_integer("n_hidden", self.n_hidden, 1)
+        threshold = auto_threshold(n_hidden) if self.threshold == "auto" else float(self.threshold)
+        return TwoLayer(
+            n_hidden=n_hidden, n_outputs=n_outputs, threshold=threshold, output_scale=float(self.output_scale),
+            init=self.init, init_rank=self.init_rank, antisymmetric=bool(self.antisymmetric),
+            train_output=bool(self.train_output), seed=seed, dtype=dtype,
+        )  # fmt: skip
+
+    def _settings(self, n_rows: int, max_iter: int) -> Settings:
+        return Settings(
+            learning_rate_init=self.learning_rate_, learning_rate=self.learning_rate, max_iter=max_iter,
+            batch_size=self._batch_size(n_rows), alpha=float(self.alpha), shuffle=bool(self.shuffle),
+            tol=float(self.tol), n_iter_no_change=self.n_iter_no_change, verbose=bool(self.verbose),
+        )  # fmt: skip
+
+    def _batch_size(self, n_rows: int) -> int:
+        return min(64 if self.batch_size == "auto" else int(self.batch_size), n_rows)
+
+    # Fitting -----------------------------------------------------------------------------------------------------------
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train on rows X (a feature expression or a 2-D array), targets y and optional weights per row."""
+        self._check_params()
+        warm = self.warm_start and hasattr(self, "state_")
+        rows = read_rows(self, X, reset=not warm, minimum=2)
+        y = self._read_targets(y, len(rows))
+        weights = check_weights(sample_weight, len(rows))
+        kept = weights > 0
+        if not kept.all():  # a weight of 0 is the same as not being there
+            rows, y, weights = rows[kept], y[kept], weights[kept]
+        targets = self._encode(y, weights, reset=not warm)
+        with threads(self.n_jobs):
+            features = self._features(rows, weights, reset=not warm)
+            features, targets, weights, validation = self._hold_out(features, targets, weights / weights.mean())
+            numbers = self._grow(features) if warm else self._start(features, rows, targets.shape[1])
+            if not warm:
+                self._set_learning_rate(weights)
+            self._train(numbers, targets, weights, validation, first_epoch=self.n_iter_ if warm else 0)
+        return self
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """One pass over the rows in the order given, at a constant step; new rows and entities are welcome."""
+        return self._partial_fit(X, y, sample_weight)
+
+    def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
+        self._check_params()
+        first = not hasattr(self, "state_")
+        rows = read_rows(self, X, reset=first)
+        y = self._read_targets(y, len(rows))
+        weights = check_weights(sample_weight, len(rows))
+        targets = self._encode(y, weights, reset=first)
+        with threads(self.n_jobs):
+            features = self._features(rows, weights, reset=first)
+            numbers = self._start(features, rows, targets.shape[1]) if first else self._grow(features)
+            if first:
+                self._set_learning_rate(weights)
+            settings = replace(self._settings(len(y), 1), shuffle=False, learning_rate="constant", verbose=False)
+            history = self._run(numbers, targets, weights, settings, None, self.n_iter_)
+            history.stop_reason = StopReason.PARTIAL
+            self._record(history)
+        return self
+
+    def features(self, X: Any) -> Features:
+        """The feature expression that the network sees for the rows X (a plain array becomes (1 + Z) ** 2)."""
+        check_is_fitted(self, "state_")
+        return self._features(read_rows(self, X, reset=False), None, reset=False)
+
+    def _features(self, rows: Features | Array, weights: Array | None, reset: bool) -> Features:
+        if isinstance(rows, Features):
+            if reset:
+                self._array_map: ArrayMap | None = None
+            elif self._array_map is not None:
+                raise ValueError(f"the model was fitted on a plain array, not on {rows.expression()}; pass an array.")
+            return rows
+        if reset:
+            self._array_map = ArrayMap.fit(rows, np.ones(len(rows)) if weights is None else weights, self.standardize)
+        elif self._array_map is None:
+            raise ValueError(f"the model was fitted on {self.features_.expression()}; pass rows of that expression.")
+        return self._array_map(rows)
+
+    def _start(self, features: Features, rows: Features | Array, n_outputs: int) -> NDArray[np.int64]:
+        """A fresh state; returns the row number of each row."""
+        own = "float32" if isinstance(rows, Features) else str(rows.dtype)
+        network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype)
+        self.engine_ = choose_engine(network, features) if self.engine == "auto" else self.engine
+        self.state_ = self._engine.initialize(network, features, bool(self.normalize))
+        self.n_iter_, self.history_, self.threshold_ = 0, [], network.threshold
+        return np.arange(features.n_rows)
+
+    def _grow(self, features: Features) -> NDArray[np.int64]:
+        """The state over these rows too; returns the row number of each."""
+        merged, numbers = append_rows(self.state_.features, features)
+        if merged.n_rows > self.state_.features.n_rows:
+            self.state_ = self._engine.extend(self.state_, merged)
+        return numbers
+
+    def _set_learning_rate(self, weights: Array) -> None:
+        if self.learning_rate_init != "auto":
+            self.learning_rate_ = float(self.learning_rate_init)
+            return
+        size = self._batch_size(len(weights))
+        self.learning_rate_ = auto_learning_rate(self._engine, self.state_, LOSSES[self._loss_name()], size, weights)
+
+    def _hold_out(
+        self, features: Features, targets: Array, weights: Array
+    ) -> tuple[Features, Array, Array, Validation | None]:
+        if not self.early_stopping:
+            return features, targets, weights, None
+        n = len(targets)
+        n_held = max(1, round(self.validation_fraction * n))
+        if n - n_held < 1:
+            raise ValueError(f"early_stopping=True needs rows to hold out, but there are only {n}; give more rows.")
+        seed = self.random_state if isinstance(self.random_state, int) else 0
+        order = generator(seed, "validation").permutation(n)
+        held, kept = np.sort(order[:n_held]), np.sort(order[n_held:])
+        validation = Validation(features[held], targets[held], weights[held])
+        return features[kept], targets[kept], weights[kept] / weights[kept].mean(), validation
+
+    def _train(
+        self, numbers: NDArray[np.int64], targets: Array, weights: Array, validation: Validation | None, first_epoch: int
+    ) -> None:
+        """Train; with learning_rate_init="auto", start again at half the step after a divergence."""
+        before = {name: array.copy() for name, array in self._engine.arrays(self.state_).items()}
+        tries = RETRIES if self.learning_rate_init == "auto" else 0
+        for attempt in range(tries + 1):
+            settings = self._settings(len(targets), self.max_iter)
+            try:
+                self._record(self._run(numbers, targets, weights, settings, validation, first_epoch))
+                return
+            except Diverged:
+                self._engine.restore(self.state_, before)
+                if attempt < tries:
+                    self.learning_rate_ /= 2
+                    logger.warning("the loss diverged: starting again with learning rate %.3g", self.learning_rate_)
+        self.stop_reason_ = StopReason.DIVERGED
+        warnings.warn(
+            f"learning_rate_init={self.learning_rate_:.3g}: {self.stop_reason_.value} The model is as it was before fit.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+
+    def _run(
+        self, numbers: NDArray[np.int64], targets: Array, weights: Array, settings: Settings,
+        validation: Validation | None, first_epoch: int,
+    ) -> History:  # fmt: skip
+        loss = LOSSES[self._loss_name()]
+        return train(self._engine, self.state_, loss, numbers, targets, weights, settings, validation, first_epoch)
+
+    def _record(self, history: History) -> None:
+        self.history_ = [*self.history_, *history.records]
+        self.n_iter_ += len(history.records)
+        self.stop_reason_ = history.stop_reason
+
+    # What can be asked of a fitted model -------------------------------------------------------------------------------
+
+    @property
+    def _engine(self) -> Engine:
+        return ENGINES[self.engine_]
+
+    @property
+    def features_(self) -> Features:
+        """The training rows, as a feature expression."""
+        return self.state_.features  # type: ignore[no-any-return]
+
+    @property
+    def loss_curve_(self) -> list[float]:
+        """Mean training loss of each epoch, each row's loss taken just before its step."""
+        return [record["loss"] for record in self.history_]
+
+    @property
+    def output_weights_(self) -> Array:
+        """a_rc. Shape: (n_hidden, outputs)."""
+        return np.asarray(self.state_.output_weights)
+
+    def _outputs(self, X: Any) -> Array:
+        """f(x), before targets are put back to their scale. Shape: (n', C)."""
+        features = self.features(X)
+        with threads(self.n_jobs):
+            return self._engine.outputs(self.state_, features)
+
+    def fired(self, X: Any) -> sp.csr_array:
+        """Which neurons fire on each row: a boolean CSR matrix (rows, n_hidden)."""
+        features = self.features(X)
+        with threads(self.n_jobs):
+            batches = self._engine.batches(self.state_, features)
+            return sp.csr_array(sp.vstack([sp.csr_array(self._engine.hidden(self.state_, a) > 0) for a in batches]))
+
+    def hidden_weights(self) -> Array:
+        """W (n_hidden, d) in the coordinates of `features_.dense()`. ValueError where d is too large."""
+        check_is_fitted(self, "state_")
+        with threads(self.n_jobs):
+            return self._engine.hidden_weights(self.state_)
+
+    # Files -------------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one safetensors file; training can be continued from it to the last bit."""
+        check_is_fitted(self, "state_")
+        arrays, tree = features_state(self.features_)
+        basis_arrays, basis_tree = features_state(self._engine.basis(self.state_), "basis")
+        arrays |= basis_arrays
+        arrays |= {f"state.{k}": v for k, v in self._engine.arrays(self.state_).items()}
+        if self._array_map is not None:
+            arrays |= {"input.mean": self._array_map.mean, "input.scale": self._array_map.scale}
+        params = {k: v if isinstance(v, (str, int, float, bool)) else None for k, v in self.get_params().items()}
+        meta = {
+            "class": type(self).__name__, "params": params, "network": asdict(self.state_.network), "engine": self.engine_,
+            "normalize": bool(self.normalize), "features": tree, "basis": basis_tree, "history": self.history_,
+            "n_iter": self.n_iter_, "stop_reason": self.stop_reason_.name, "learning_rate": self.learning_rate_,
+            "n_features_in": getattr(self, "n_features_in_", None), "own": self._own_state(),
+        }  # fmt: skip
+        write_model(path, arrays, meta)
+
+    @staticmethod
+    def load(path: str | os.PathLike[str]) -> KronEstimator:
+        """The estimator that was saved at `path`. ValueError for anything but a whole, consistent model file."""
+        arrays, meta = read_model(path)
+        try:
+            model = KronEstimator.registry[meta["class"]](**meta["params"])
+            model._restore(arrays, meta)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise ValueError(f"{path} is not a consistent kronsgd model ({error}); save the model again.") from None
+        return model
+
+    def _restore(self, arrays: dict[str, Array], meta: dict[str, Any]) -> None:
+        self._check_params()
+        check_choice("engine", meta["engine"], ENGINES)
+        network = TwoLayer(**meta["network"])
+        features = features_from_state(arrays, meta["features"])
+        basis = features_from_state(arrays, meta["basis"], "basis")
+        self.engine_, self.n_iter_, self.history_ = meta["engine"], int(meta["n_iter"]), list(meta["history"])
+        self.threshold_, self.learning_rate_ = network.threshold, float(meta["learning_rate"])
+        self.stop_reason_ = StopReason[meta["stop_reason"]]
+        if meta["n_features_in"] is not None:
+            self.n_features_in_ = int(meta["n_features_in"])
+        self._array_map = ArrayMap(arrays["input.mean"], arrays["input.scale"]) if "input.mean" in arrays else None
+        self.state_ = self._engine.initialize(network, features, bool(meta["normalize"]), basis)
+        own = {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")}
+        self._engine.restore(self.state_, own)
+        self._restore_own(meta["own"])
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a subclass has learned beyond the network, as JSON."""
+        raise NotImplementedError
+
+    def _restore_own(self, own: dict[str, Any]) -> None:
+        raise NotImplementedError

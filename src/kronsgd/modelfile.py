@@ -1,0 +1,71 @@
+"""Model files: one safetensors file of arrays with a JSON header. Loading never executes anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+__all__ = ["FORMAT", "read_model", "write_model"]
+
+Array = NDArray[Any]
+FORMAT = 1
+KEY = "kronsgd"
+
+
+def write_model(path: str | os.PathLike[str], arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
+    """Write arrays and JSON, whole or not at all: aside first, flushed to disk, then renamed over `path`."""
+    path = Path(path)
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors scrambles others
+    data = save(contiguous, metadata={KEY: json.dumps({**meta, "format": FORMAT}, allow_nan=False)})
+    handle, aside = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o666 & ~_umask())
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
+    """(arrays, JSON) of a model file. FileNotFoundError, or ValueError for anything but a whole kronsgd model."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file at {path}; give the path that was passed to save().")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = (file.metadata() or {}).get(KEY)
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, TypeError, ValueError, KeyError) as error:
+        raise ValueError(
+            f"{path} is not a whole kronsgd model ({error}); it may be truncated or of another kind: save the model again "
+            "with model.save(path)."
+        ) from None
+    if header is None:
+        raise ValueError(f"{path} holds arrays but no kronsgd model; give a file written by model.save(path).")
+    try:
+        meta = json.loads(header)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the description inside {path} is not JSON ({error}); save the model again.") from None
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = meta.get("format") if isinstance(meta, dict) else None
+        raise ValueError(f"{path} has format {found!r}; this version of kronsgd reads format {FORMAT}: update kronsgd.")
+    return arrays, meta
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

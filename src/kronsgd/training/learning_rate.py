@@ -1,0 +1,63 @@
+"""Step sizes: the schedule over a training, and the "auto" value from the network's own tangent kernel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import scipy.linalg
+from numpy.typing import NDArray
+
+from kronsgd.engines.base import Engine
+from kronsgd.features.gram import inverse_norms
+from kronsgd.losses import Loss
+from kronsgd.network import generator
+
+__all__ = ["SCHEDULES", "auto_learning_rate", "schedule", "tangent_eigenvalue"]
+
+SCHEDULES = ("constant", "cosine", "linear")
+PROBES = 3  # batches whose tangent kernels are looked at
+
+
+def schedule(name: str, t: int, total: int) -> float:
+    """Factor on the initial learning rate at step t = 0 … total − 1 of a training."""
+    progress = t / max(total, 1)
+    return {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1.0 - progress}[name]
+
+
+def tangent_eigenvalue(engine: Engine, state: Any, rows: NDArray[np.int64], weights: NDArray[Any] | None = None) -> float:
+    """Largest eigenvalue of D^{1/2} Θ D^{1/2} / S for the tangent kernel of one output on a batch.
+
+    Θ_ij = (γ²/m)(⟨x_i, x_j⟩·#{neurons that fire on both} + Σ_r h_ir h_jr where output weights are trained); D holds the
+    sample weights. Cost: S²·m flops.
+    """
+    network = state.network
+    x = state.features[rows]
+    scale = inverse_norms(x, state.normalize)
+    hidden = np.asarray(engine.hidden(state, engine.forward(state, rows)), dtype=np.float64)
+    fires = (hidden > 0).astype(np.float64)
+    theta = (fires @ fires.T) * x.inner() * scale[:, None] * scale
+    if network.train_output:
+        theta += hidden @ hidden.T
+    root = np.ones(len(rows)) if weights is None else np.sqrt(weights)
+    theta = network.scale**2 * theta * root[:, None] * root / len(rows)
+    return float(scipy.linalg.eigvalsh(theta, subset_by_index=[len(rows) - 1, len(rows) - 1])[0])
+
+
+def auto_learning_rate(
+    engine: Engine, state: Any, loss: Loss, batch_size: int, weights: NDArray[Any] | None = None, safety: float = 1.0
+) -> float:
+    """safety / (curvature of the loss · largest tangent eigenvalue of a batch), the largest over a few batches.
+
+    Gradient descent on one batch is stable below twice the inverse of that product.
+    """
+    n = state.features.n_rows
+    rng = generator(state.network.seed, "probe")
+    largest = 0.0
+    for _ in range(PROBES if n > batch_size else 1):
+        rows = np.sort(rng.permutation(n)[:batch_size])
+        largest = max(largest, tangent_eigenvalue(engine, state, rows, None if weights is None else weights[rows]))
+    if largest <= 0:  # no neuron fires on these rows
+        largest = state.network.scale**2
+    return safety / (loss.curvature * largest)

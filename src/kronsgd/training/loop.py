@@ -1,0 +1,169 @@
+"""The one training loop: forward, backward, update over batches and epochs, for every engine and loss."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm.auto import tqdm
+
+from kronsgd.engines.base import Engine
+from kronsgd.features.base import Features
+from kronsgd.losses import Loss
+from kronsgd.training.batches import epoch_batches
+from kronsgd.training.interrupt import deferred_interrupt
+from kronsgd.training.learning_rate import schedule
+from kronsgd.training.stopping import StopReason
+
+__all__ = ["Diverged", "History", "Settings", "Validation", "train", "train_step"]
+
+Array = NDArray[Any]
+logger = logging.getLogger("kronsgd")
+TOO_LARGE = 1e3  # times the loss before the first step
+
+
+class Diverged(ArithmeticError):
+    """The loss is no longer a number, or far above where it started."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to train; names as in scikit-learn's MLPRegressor."""
+
+    learning_rate_init: float
+    learning_rate: str = "cosine"
+    max_iter: int = 100
+    batch_size: int = 64
+    alpha: float = 0.0
+    shuffle: bool = True
+    tol: float = 1e-4
+    n_iter_no_change: int = 10
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Rows held out to stop early."""
+
+    features: Features
+    targets: Array
+    weights: Array
+
+
+@dataclass
+class History:
+    """One record for each epoch, and why training ended."""
+
+    records: list[dict[str, float]] = field(default_factory=list)
+    stop_reason: StopReason = StopReason.MAX_ITER
+    n_steps: int = 0
+
+    def column(self, name: str) -> list[float]:
+        """One value of each epoch."""
+        return [record[name] for record in self.records]
+
+
+def train_step(
+    engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array, rate: float, alpha: float
+) -> tuple[float, int]:
+    """One step of `rate` × the mean gradient over the batch. Returns (summed weighted loss before it, fired pairs).
+
+    Raises Diverged, with the state untouched, if the network's answers are not finite.
+    """
+    activations = engine.forward(state, rows)
+    if not np.isfinite(activations.outputs).all():
+        raise Diverged
+    value = float((loss.value(activations.outputs, targets) * weights).sum())
+    slopes = loss.derivative(activations.outputs, targets) * (weights / len(rows))[:, None]
+    n_fired = activations.n_fired  # `backward` may reuse the activations' memory
+    engine.update(state, engine.backward(state, activations, slopes, rate, alpha))
+    return value, n_fired
+
+
+def train(
+    engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array, settings: Settings,
+    validation: Validation | None = None, first_epoch: int = 0,
+) -> History:  # fmt: skip
+    """Train `state` in place on its `rows`. Shapes: rows (n,), targets (n, C), weights (n,) with mean 1. Raises Diverged."""
+    history = History()
+    stopper = _Stopper(settings, validation is not None)
+    n_batches = -(-len(targets) // settings.batch_size)
+    total = settings.max_iter * n_batches
+    bar = tqdm(total=settings.max_iter * len(targets), unit="row", unit_scale=True, disable=not settings.verbose)
+    with bar, deferred_interrupt() as interrupted:
+        for epoch in range(first_epoch, first_epoch + settings.max_iter):
+            started, loss_sum, fired, rate = time.perf_counter(), 0.0, 0, 0.0
+            batches = epoch_batches(
+                len(targets), settings.batch_size, shuffle=settings.shuffle, seed=state.network.seed, epoch=epoch
+            )
+            for batch in batches:
+                rate = settings.learning_rate_init * schedule(settings.learning_rate, history.n_steps, total)
+                value, count = train_step(
+                    engine, state, loss, rows[batch], targets[batch], weights[batch], rate, settings.alpha
+                )  # fmt: skip
+                history.n_steps += 1
+                loss_sum, fired = loss_sum + value, fired + count
+                bar.update(len(batch))
+                if interrupted():
+                    history.stop_reason = StopReason.INTERRUPTED
+                    logger.warning("stopped: %s", history.stop_reason.value)
+                    return history
+            seconds = time.perf_counter() - started
+            record = {
+                "epoch": epoch + 1, "loss": loss_sum / len(targets), "learning_rate": rate,
+                "fired": fired / (len(targets) * state.network.n_hidden),
+                "seconds": seconds, "rows_per_second": len(targets) / max(seconds, 1e-9),
+            }  # fmt: skip
+            if validation is not None:
+                record["validation_loss"] = _validation_loss(engine, state, loss, validation)
+            history.records.append(record)
+            bar.set_postfix_str(_postfix(record))
+            logger.info("epoch %d: %s", epoch + 1, _postfix(record))
+            if record["loss"] > TOO_LARGE * history.records[0]["loss"]:
+                raise Diverged
+            reason = stopper.after_epoch(engine, state, record)
+            if reason is not None:
+                history.stop_reason = reason
+                break
+    stopper.restore_best(engine, state)
+    return history
+
+
+def _validation_loss(engine: Engine, state: Any, loss: Loss, validation: Validation) -> float:
+    outputs = engine.outputs(state, validation.features)
+    return float(np.average(loss.value(outputs, validation.targets), weights=validation.weights))
+
+
+def _postfix(record: dict[str, float]) -> str:
+    text = f"loss={record['loss']:.4g}, fired={100 * record['fired']:.1f}%"
+    return text + (f", validation={record['validation_loss']:.4g}" if "validation_loss" in record else "")
+
+
+class _Stopper:
+    """Watches the training loss, or the validation loss and the best model so far."""
+
+    def __init__(self, settings: Settings, validated: bool) -> None:
+        self._settings, self._key = settings, "validation_loss" if validated else "loss"
+        self._validated = validated
+        self._best, self._waited = np.inf, 0
+        self._kept: dict[str, Array] | None = None
+
+    def after_epoch(self, engine: Engine, state: Any, record: dict[str, float]) -> StopReason | None:
+        value = record[self._key]
+        improved = value < self._best - (0 if self._validated else self._settings.tol)
+        self._waited = 0 if improved else self._waited + 1
+        if value < self._best:
+            self._best = value
+            if self._validated:
+                self._kept = {name: array.copy() for name, array in engine.arrays(state).items()}
+        if self._waited < self._settings.n_iter_no_change:
+            return None
+        return StopReason.EARLY_STOPPING if self._validated else StopReason.CONVERGED
+
+    def restore_best(self, engine: Engine, state: Any) -> None:
+        if self._kept is not None:
+            engine.restore(state, self._kept)

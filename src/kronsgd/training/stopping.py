@@ -1,0 +1,18 @@
+"""Why training ended: data, with advice in each value."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+__all__ = ["StopReason"]
+
+
+class StopReason(str, Enum):
+    """The value is a sentence for people; the name is for programs."""
+
+    MAX_ITER = "all max_iter epochs are done; raise max_iter if the loss was still falling."
+    CONVERGED = "the training loss fell by less than tol for n_iter_no_change epochs."
+    EARLY_STOPPING = "the validation loss did not fall for n_iter_no_change epochs; the best epoch's model was kept."
+    DIVERGED = "the loss grew without bound; lower learning_rate_init or leave it at 'auto'."
+    INTERRUPTED = "interrupted by the user; the model of the last finished step was kept."
+    PARTIAL = "one pass over the rows of partial_fit is done."
