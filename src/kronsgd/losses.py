@@ -21,7 +21,10 @@ Array = NDArray[Any]
 class Loss(Protocol):
     """What the training loop asks of a loss."""
 
-    curvature: float
+    curvature: float  # an upper bound
+
+    def start_curvature(self, n_outputs: int) -> float:
+        """Mean curvature where all outputs are 0."""
 
     def value(self, outputs: Array, targets: Array) -> Array:
         """Loss of each row. Shape: (S,)."""
@@ -36,6 +39,9 @@ class Squared:
 
     curvature: float = 1.0
 
+    def start_curvature(self, n_outputs: int) -> float:
+        return 1.0
+
     def value(self, outputs: Array, targets: Array) -> Array:
         return 0.5 * ((outputs - targets) ** 2).sum(axis=1)
 
@@ -49,6 +55,9 @@ class Logistic:
 
     curvature: float = 0.25
 
+    def start_curvature(self, n_outputs: int) -> float:
+        return 0.25
+
     def value(self, outputs: Array, targets: Array) -> Array:
         return (np.logaddexp(0, outputs) - targets * outputs).sum(axis=1)
 
@@ -61,6 +70,9 @@ class Softmax:
     """ln Σ_c exp(f_c) − f_y."""
 
     curvature: float = 0.5
+
+    def start_curvature(self, n_outputs: int) -> float:
+        return 1.0 / n_outputs
 
     def value(self, outputs: Array, targets: Array) -> Array:
         return np.asarray(logsumexp(outputs, axis=1) - (targets * outputs).sum(axis=1))

@@ -142,12 +142,15 @@ class ScanEngine(Engine):
         bounds = network.blocks
         partial = np.empty((n_tiles, len(bounds) - 1, network.n_outputs, lanes), dtype=network.dtype)
         fired = np.zeros((n_tiles, len(bounds) - 1), dtype=np.int64)
+        cursor = np.empty(network.n_hidden, dtype=np.int64)
         z0 = (view or state).start(rows)
         real = np.dtype(network.dtype).type
         for t in range(n_tiles):
             size = min(lanes, len(rows) - t * lanes)
+            lists = alpha.lists()
+            kernels.accumulate(hidden[t], cursor, panel[t], *lists[:3], bounds)
             kernels.activate(
-                hidden[t], partial[t], fired[t], panel[t], z0, *alpha.lists(), bounds, state.output_weights,
+                hidden[t], partial[t], fired[t], panel[t], z0, *lists[3:], bounds, state.output_weights,
                 real(alpha.scale), real(network.threshold), size, t,
             )  # fmt: skip
         totals = partial.astype(np.float64).sum(axis=1)  # blocks in order: (tiles, C, lanes)

@@ -34,6 +34,9 @@ from kronsgd.training import (
     StopReason,
     Validation,
     auto_learning_rate,
+    best_training_time,
+    epochs_for,
+    schedule_mean,
     train,
 )
 from kronsgd.validation import check_choice, check_integer, check_real, did_you_mean
@@ -60,7 +63,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
         *,
         engine: str = "auto",
         threshold: float | str = "auto",
-        output_scale: float = 0.3,
+        output_scale: float = 0.1,
         init: str = "structured",
         init_rank: int = 1,
         antisymmetric: bool = True,
@@ -71,7 +74,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
         batch_size: int | str = "auto",
         learning_rate: str = "cosine",
         learning_rate_init: float | str = "auto",
-        max_iter: int = 50,
+        max_iter: int | str = "auto",
         alpha: float = 0.0,
         shuffle: bool = True,
         tol: float = 1e-4,
@@ -138,7 +141,8 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
         check_choice("engine", self.engine, ["auto", *ENGINES])
         check_choice("dtype", self.dtype, ["auto", "float32", "float64"])
         check_choice("learning_rate", self.learning_rate, SCHEDULES)
-        check_integer("max_iter", self.max_iter, 0)
+        if self.max_iter != "auto":
+            check_integer("max_iter", self.max_iter, 0)
         check_integer("n_iter_no_change", self.n_iter_no_change, 1)
         check_real("alpha", self.alpha, 0)
         check_real("tol", self.tol, 0)
@@ -190,6 +194,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
             numbers = self._grow(features) if warm else self._start(features, rows, targets.shape[1])
             if not warm:
                 self._set_learning_rate(weights)
+                self._set_horizon(targets, weights)
             self._train(numbers, targets, weights, validation, first_epoch=self.n_iter_ if warm else 0)
         return self
 
@@ -253,8 +258,24 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
         if self.learning_rate_init != "auto":
             self.learning_rate_ = float(self.learning_rate_init)
             return
-        size = self._batch_size(len(weights))
-        self.learning_rate_ = auto_learning_rate(self._engine, self.state_, LOSSES[self._loss_name()], size, weights)
+        alpha = float(self.alpha) * self.state_.network.scale**2
+        self.learning_rate_ = auto_learning_rate(
+            self._engine, self.state_, LOSSES[self._loss_name()], self._batch_size(len(weights)), weights, alpha
+        )
+
+    def _set_horizon(self, targets: Array, weights: Array) -> None:
+        """max_iter="auto": as long as the tangent kernel's cross-validation says, in at least a few epochs."""
+        if self.max_iter != "auto":
+            self.max_iter_ = int(self.max_iter)
+            return
+        loss, n = LOSSES[self._loss_name()], len(targets)
+        slopes = -loss.derivative(np.zeros_like(targets), targets)
+        curvature = loss.start_curvature(targets.shape[1])
+        time = best_training_time(self._engine, self.state_, slopes, weights, curvature)
+        n_batches = -(-n // self._batch_size(n))
+        fixed = self.learning_rate_init != "auto"
+        horizon = epochs_for(time, n_batches, n, self.learning_rate_, schedule_mean(self.learning_rate), fixed)
+        self.max_iter_, self.learning_rate_ = horizon.max_iter, horizon.learning_rate
 
     def _hold_out(
         self, features: Features, targets: Array, weights: Array
@@ -278,7 +299,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
         before = {name: array.copy() for name, array in self._engine.arrays(self.state_).items()}
         tries = RETRIES if self.learning_rate_init == "auto" else 0
         for attempt in range(tries + 1):
-            settings = self._settings(len(targets), self.max_iter)
+            settings = self._settings(len(targets), self.max_iter_)
             try:
                 self._record(self._run(numbers, targets, weights, settings, validation, first_epoch))
                 return
@@ -361,7 +382,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
         meta = {
             "class": type(self).__name__, "params": params, "network": asdict(self.state_.network), "engine": self.engine_,
             "normalize": bool(self.normalize), "features": tree, "basis": basis_tree, "history": self.history_,
-            "n_iter": self.n_iter_, "stop_reason": self.stop_reason_.name, "learning_rate": self.learning_rate_,
+            "n_iter": self.n_iter_, "max_iter": getattr(self, "max_iter_", None), "stop_reason": self.stop_reason_.name, "learning_rate": self.learning_rate_,
             "n_features_in": getattr(self, "n_features_in_", None), "own": self._own_state(),
         }  # fmt: skip
         write_model(path, arrays, meta)
@@ -386,6 +407,8 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
         self.engine_, self.n_iter_, self.history_ = meta["engine"], int(meta["n_iter"]), list(meta["history"])
         self.threshold_, self.learning_rate_ = network.threshold, float(meta["learning_rate"])
         self.stop_reason_ = StopReason[meta["stop_reason"]]
+        if meta["max_iter"] is not None:
+            self.max_iter_ = int(meta["max_iter"])
         if meta["n_features_in"] is not None:
             self.n_features_in_ = int(meta["n_features_in"])
         self._array_map = ArrayMap(arrays["input.mean"], arrays["input.scale"]) if "input.mean" in arrays else None

@@ -13,29 +13,56 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-__all__ = ["LANES", "activate", "compact", "merged_sizes", "neuron_gradient", "record", "step_coefficients"]
+__all__ = ["LANES", "accumulate", "activate", "compact", "merged_sizes", "neuron_gradient", "record", "step_coefficients"]
 
 LANES = (16, 64)  # widths with compiled code of their own: the inner loops unroll over them
+PANEL_ROWS = 1024  # of a slice: 256 KiB at 64 lanes of float32, a part of a core's second-level cache
+
+
+def _make_accumulate(lanes: int) -> Any:
+    width = lanes
+
+    @njit(cache=True, parallel=True, fastmath={"contract"})  # fused multiply-add; NaN stays visible
+    def accumulate_panel(z: Any, cursor: Any, K: Any, indptr: Any, rows: Any, alpha: Any, bounds: Any) -> None:
+        z[:] = 0
+        cursor[:] = indptr[:-1]
+        for end in range(PANEL_ROWS, K.shape[0] + PANEL_ROWS, PANEL_ROWS):  # a slice of the panel that stays in cache
+            for block in prange(len(bounds) - 1):
+                for r in range(bounds[block], bounds[block + 1]):
+                    p, last = cursor[r], indptr[r + 1]
+                    if p == last or rows[p] >= end:
+                        continue
+                    acc = np.empty(width, K.dtype)  # allocated here, so that it lives in registers
+                    for s in range(width):
+                        acc[s] = z[r, s]
+                    while p < last and rows[p] < end:
+                        value, j = alpha[p], rows[p]
+                        for s in range(width):
+                            acc[s] += value * K[j, s]
+                        p += 1
+                    for s in range(width):
+                        z[r, s] = acc[s]
+                    cursor[r] = p
+
+    return accumulate_panel
 
 
 def _make_activate(lanes: int) -> Any:
     width = lanes
 
-    @njit(cache=True, parallel=True, fastmath={"contract"})  # fused multiply-add; NaN stays visible
+    @njit(cache=True, parallel=True, fastmath={"contract"})
     def activate_block(
-        hidden: Any, partial: Any, fired: Any, K: Any, z0: Any, indptr: Any, rows: Any, alpha: Any, tail_len: Any,
-        tail_rows: Any, tail_alpha: Any, bounds: Any, a: Any, scale: Any, b: Any, size: int, tile: int,
-    ) -> None:  # fmt: skip  # pragma: no cover
+        z: Any, partial: Any, fired: Any, K: Any, z0: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
+        a: Any, scale: Any, b: Any, size: int, tile: int,
+    ) -> None:  # fmt: skip
         for block in prange(len(bounds) - 1):
             count = 0
             out = partial[block]
             out[:] = 0
             for r in range(bounds[block], bounds[block + 1]):
-                acc = np.zeros(width, K.dtype)  # allocated here, so that it lives in registers
-                for p in range(indptr[r], indptr[r + 1]):
-                    value, j = alpha[p], rows[p]
-                    for s in range(width):
-                        acc[s] += value * K[j, s]
+                acc = np.empty(width, K.dtype)
+                for s in range(width):
+                    acc[s] = z[r, s]
                 for p in range(tail_len[r]):
                     value, j = tail_alpha[r, p], tail_rows[r, p]
                     for s in range(width):
@@ -43,31 +70,41 @@ def _make_activate(lanes: int) -> Any:
                 for s in range(size):
                     excess = z0[tile * width + s, r] + scale * acc[s] - b
                     if excess <= 0:
-                        hidden[r, s] = 0
+                        z[r, s] = 0
                     else:
-                        hidden[r, s] = excess
+                        z[r, s] = excess
                         count += 1
                 for s in range(size, width):
-                    hidden[r, s] = 0
+                    z[r, s] = 0
                 for c in range(a.shape[1]):
                     weight = a[r, c]
                     for s in range(width):
-                        out[c, s] += weight * hidden[r, s]
+                        out[c, s] += weight * z[r, s]
             fired[block] = count
 
     return activate_block
 
 
+_ACCUMULATE = {lanes: _make_accumulate(lanes) for lanes in LANES}
 _ACTIVATE = {lanes: _make_activate(lanes) for lanes in LANES}
 
 
-def activate(hidden: Any, partial: Any, fired: Any, K: Any, *arguments: Any) -> None:
-    """One tile of a forward pass: hidden[r, s] = max(z_rs − b, 0), partial outputs of each block, fired pairs of each block.
+def accumulate(z: Any, cursor: Any, K: Any, indptr: Any, rows: Any, alpha: Any, bounds: Any) -> None:
+    """One tile of the batch: z[r, s] = Σ_p alpha[p]·K[rows[p], s] over neuron r's sorted list.
 
-    Shape: hidden (m, L), partial (blocks, C, L), fired (blocks,), K (n, L), z0 (S, m), alpha lists (nnz,) and (m, T).
-    Cost: 2·L·nnz(alpha) flops; does not depend on d. NaN stays NaN in `hidden`, so that divergence shows.
+    Shape: z (m, L), cursor (m,) scratch, K (n, L), lists (m + 1,), (nnz,), (nnz,). Cost: 2·L·nnz flops; free of d.
+    The panel is walked in slices that stay in a core's cache, all neurons on one slice before the next.
     """
-    _ACTIVATE[K.shape[1]](hidden, partial, fired, K, *arguments)
+    _ACCUMULATE[K.shape[1]](z, cursor, K, indptr, rows, alpha, bounds)
+
+
+def activate(z: Any, partial: Any, fired: Any, K: Any, *arguments: Any) -> None:
+    """In place: z[r, s] becomes max(z0 + scale·(z + the tail's sum) − b, 0); partial outputs and fired pairs of each block.
+
+    Shape: z (m, L), partial (blocks, C, L), fired (blocks,), K (n, L), z0 (S, m), tails (m, T).
+    Cost: 2·L·(tail entries + m·C) flops; free of d. NaN stays NaN, so that divergence shows.
+    """
+    _ACTIVATE[K.shape[1]](z, partial, fired, K, *arguments)
 
 
 @njit(cache=True, parallel=True)

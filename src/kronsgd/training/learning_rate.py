@@ -14,7 +14,7 @@ from kronsgd.features.gram import inverse_norms
 from kronsgd.losses import Loss
 from kronsgd.network import generator
 
-__all__ = ["SCHEDULES", "auto_learning_rate", "schedule", "tangent_eigenvalue"]
+__all__ = ["SCHEDULES", "auto_learning_rate", "schedule", "schedule_mean", "tangent_kernel"]
 
 SCHEDULES = ("constant", "cosine", "linear")
 PROBES = 3  # batches whose tangent kernels are looked at
@@ -26,11 +26,10 @@ def schedule(name: str, t: int, total: int) -> float:
     return {"constant": 1.0, "cosine": 0.5 * (1 + math.cos(math.pi * progress)), "linear": 1.0 - progress}[name]
 
 
-def tangent_eigenvalue(engine: Engine, state: Any, rows: NDArray[np.int64], weights: NDArray[Any] | None = None) -> float:
-    """Largest eigenvalue of D^{1/2} Θ D^{1/2} / S for the tangent kernel of one output on a batch.
+def tangent_kernel(engine: Engine, state: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
+    """Tangent kernel of one output on some training rows. Shape: (S, S). Cost: S²·m flops.
 
-    Θ_ij = (γ²/m)(⟨x_i, x_j⟩·#{neurons that fire on both} + Σ_r h_ir h_jr where output weights are trained); D holds the
-    sample weights. Cost: S²·m flops.
+    Θ_ij = (γ²/m)(⟨x_i, x_j⟩·#{neurons that fire on both} + Σ_r h_ir h_jr where output weights are trained).
     """
     network = state.network
     x = state.features[rows]
@@ -40,24 +39,30 @@ def tangent_eigenvalue(engine: Engine, state: Any, rows: NDArray[np.int64], weig
     theta = (fires @ fires.T) * x.inner() * scale[:, None] * scale
     if network.train_output:
         theta += hidden @ hidden.T
-    root = np.ones(len(rows)) if weights is None else np.sqrt(weights)
-    theta = network.scale**2 * theta * root[:, None] * root / len(rows)
-    return float(scipy.linalg.eigvalsh(theta, subset_by_index=[len(rows) - 1, len(rows) - 1])[0])
+    return np.asarray(network.scale**2 * theta)
+
+
+def schedule_mean(name: str) -> float:
+    """Mean of the schedule's factors over a training."""
+    return 1.0 if name == "constant" else 0.5
 
 
 def auto_learning_rate(
-    engine: Engine, state: Any, loss: Loss, batch_size: int, weights: NDArray[Any] | None = None, safety: float = 1.0
+    engine: Engine, state: Any, loss: Loss, batch_size: int, weights: NDArray[Any], alpha: float = 0.0
 ) -> float:
-    """safety / (curvature of the loss · largest tangent eigenvalue of a batch), the largest over a few batches.
+    """1 / (curvature of the loss · largest tangent eigenvalue of a batch + alpha), the largest over a few batches.
 
-    Gradient descent on one batch is stable below twice the inverse of that product.
+    The eigenvalue is that of D^{1/2} Θ D^{1/2} / S, with D the sample weights. Gradient descent on one batch is stable
+    below twice this value.
     """
     n = state.features.n_rows
     rng = generator(state.network.seed, "probe")
     largest = 0.0
     for _ in range(PROBES if n > batch_size else 1):
         rows = np.sort(rng.permutation(n)[:batch_size])
-        largest = max(largest, tangent_eigenvalue(engine, state, rows, None if weights is None else weights[rows]))
+        root = np.sqrt(weights[rows])
+        theta = tangent_kernel(engine, state, rows) * root[:, None] * root / len(rows)
+        largest = max(largest, float(scipy.linalg.eigvalsh(theta, subset_by_index=[len(rows) - 1, len(rows) - 1])[0]))
     if largest <= 0:  # no neuron fires on these rows
         largest = state.network.scale**2
-    return safety / (loss.curvature * largest)
+    return 1.0 / (loss.curvature * largest + alpha)

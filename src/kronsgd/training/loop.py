@@ -72,6 +72,7 @@ def train_step(
 ) -> tuple[float, int]:
     """One step of `rate` × the mean gradient over the batch. Returns (summed weighted loss before it, fired pairs).
 
+    The penalty is (alpha/2) Σ_r ‖(γ/√m)(w_r − w_r(0))‖²: on what is learned, in the units of the network's function.
     Raises Diverged, with the state untouched, if the network's answers are not finite.
     """
     activations = engine.forward(state, rows)
@@ -80,7 +81,7 @@ def train_step(
     value = float((loss.value(activations.outputs, targets) * weights).sum())
     slopes = loss.derivative(activations.outputs, targets) * (weights / len(rows))[:, None]
     n_fired = activations.n_fired  # `backward` may reuse the activations' memory
-    engine.update(state, engine.backward(state, activations, slopes, rate, alpha))
+    engine.update(state, engine.backward(state, activations, slopes, rate, alpha * state.network.scale**2))
     return value, n_fired
 
 

@@ -1,0 +1,198 @@
+"""The run folder: written aside and moved into place, so that no half-written one is ever seen."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from kronsgd import __version__, load
+from kronsgd.cli.scores import Prediction
+from kronsgd.cli.tables import Table
+from kronsgd.datasets.files import read_json, read_npz
+from kronsgd.estimators import KronEstimator
+from kronsgd.features.serialize import features_from_state, features_state
+
+__all__ = [
+    "Run",
+    "check_target",
+    "open_models",
+    "open_run",
+    "staged",
+    "write_json",
+    "write_predictions",
+    "write_tables",
+]
+
+KNOWN = ("model.kron", "model-*.kron", "config.toml", "history.jsonl", "metrics.json", "predictions.csv", "search.json",
+         "loss.png", "fired.png", "predictions.png", "tables.json", "tables")  # fmt: skip
+
+
+def check_target(out: Path, force: bool) -> None:
+    """Raise ValueError unless a run may be written to `out`."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; give a folder for the run with --out.")
+    if out.is_dir() and any(out.iterdir()) and not force:
+        raise ValueError(f"the folder {out} is not empty; give another --out, or --force to replace the run in it.")
+
+
+@contextmanager
+def staged(out: Path) -> Iterator[Path]:
+    """A folder beside `out` whose contents move there at the end; on any error it is removed and `out` is untouched.
+
+    Files in `out` that no run writes are left alone.
+    """
+    out.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield aside
+        out.mkdir(exist_ok=True)
+        for old in [path for pattern in KNOWN for path in out.glob(pattern)]:
+            shutil.rmtree(old) if old.is_dir() else old.unlink()
+        for path in aside.iterdir():
+            os.replace(path, out / path.name)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """JSON for people and programs; NaN, which JSON does not have, is null."""
+    path.write_text(json.dumps(_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_predictions(path: Path, ids: Mapping[str, Any], prediction: Prediction, y_true: Any = None) -> None:
+    """A .csv file: the ids, the true target if known, the prediction, and each class's probability as p_CLASS."""
+    import csv
+
+    columns: dict[str, Any] = dict(ids)
+    if y_true is not None:
+        columns["true"] = y_true
+    columns["prediction"] = prediction.values
+    if prediction.classes is not None and prediction.proba is not None:
+        columns |= {f"p_{name}": prediction.proba[:, c] for c, name in enumerate(prediction.classes)}
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(columns)
+        writer.writerows(zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True))
+
+
+# What `predict` needs -------------------------------------------------------------------------------------------------
+
+
+class TableEntry(BaseModel):
+    """Where a table's features and ids are, and what its column and kind are."""
+
+    file: str
+    column: str
+    kind: str
+    options: dict[str, Any]
+    tree: dict[str, Any]
+
+
+class RunFile(BaseModel):
+    """tables.json."""
+
+    model_config = ConfigDict(extra="ignore")
+    version: str
+    expression: str
+    task: str
+    target: str
+    models: list[str]
+    tables: dict[str, TableEntry]
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run folder, or one model of it."""
+
+    folder: Path
+    models: list[KronEstimator]
+    expression: str
+    task: str
+    target: str
+    tables: dict[str, Table]
+
+
+def write_tables(
+    folder: Path, tables: Mapping[str, Table], *, expression: str, task: str, target: str, models: list[str]
+) -> None:
+    """tables.json, and each table's features and ids as an .npz file, so that the folder needs no other file."""
+    (folder / "tables").mkdir()
+    entries = {}
+    for name, table in tables.items():
+        arrays, tree = features_state(table.features, "table")
+        ids = table.ids.astype(str) if table.ids.dtype == object else table.ids
+        np.savez(folder / "tables" / f"{name}.npz", ids=ids, **_no_empty(arrays))
+        entries[name] = TableEntry(
+            file=f"tables/{name}.npz", column=table.column, kind=table.kind, options=table.options,
+            tree={**tree, "empty": {k: [list(a.shape), a.dtype.str] for k, a in arrays.items() if a.size == 0}},
+        )  # fmt: skip
+    run = RunFile(version=__version__, expression=expression, task=task, target=target, models=models, tables=entries)
+    write_json(folder / "tables.json", run.model_dump())
+
+
+def _no_empty(arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """The reader of .npz files refuses arrays of size 0, so tables.json says their shapes instead."""
+    return {name: array for name, array in arrays.items() if array.size}
+
+
+def open_run(path: Path) -> Run:
+    """A run folder, or one model file in it. FileNotFoundError, or ValueError where something in it is damaged."""
+    folder = path if path.is_dir() else path.parent
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{path} does not exist; give the folder that kronsgd train wrote, or a model file in it."
+        )
+    if not (folder / "tables.json").is_file():
+        raise FileNotFoundError(f"{folder} has no tables.json, so ids cannot be looked up; give the folder of a run.")
+    try:
+        run = RunFile.model_validate(read_json(folder / "tables.json"))
+        tables = {name: _open_table(folder, entry) for name, entry in run.tables.items()}
+    except (ValidationError, KeyError, TypeError, IndexError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        raise ValueError(f"{folder / 'tables.json'} is damaged ({reason}); train the run again.") from None
+    files = [path] if path.is_file() else [folder / name for name in run.models]
+    return Run(folder, [load(file) for file in files], run.expression, run.task, run.target, tables)
+
+
+def _open_table(folder: Path, entry: TableEntry) -> Table:
+    arrays = {name: array.copy() for name, array in read_npz(folder / entry.file).items()}  # they come read-only
+    ids = arrays.pop("ids")
+    for name, (shape, dtype) in entry.tree.get("empty", {}).items():
+        arrays[name] = np.zeros(shape, dtype=dtype)
+    features = features_from_state(arrays, entry.tree, "table")
+    if features.n_rows != len(ids):
+        raise ValueError(f"{folder / entry.file} has {features.n_rows} rows but {len(ids)} ids; train the run again.")
+    return Table(features, ids, entry.column, entry.kind, entry.options)
+
+
+def open_models(path: Path) -> dict[str, KronEstimator]:
+    """The models of a run folder by file name, or the one model of a file."""
+    if path.is_dir():
+        files = sorted(path.glob("model*.kron"), key=lambda p: (len(p.name), p.name))
+        if not files:
+            raise FileNotFoundError(
+                f"{path} holds no model; give the folder that kronsgd train wrote, or a model file."
+            )
+        return {file.name: load(file) for file in files}
+    return {path.name: load(path)}

@@ -1,0 +1,90 @@
+"""What a prediction is worth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import mean_absolute_error, mean_squared_error, r2_score, roc_auc_score
+
+from kronsgd.estimators import KronEstimator
+from kronsgd.features import Features
+from kronsgd.metrics import concordance_index, rm2_score
+
+__all__ = ["LABELS", "Prediction", "average", "log_loss_of", "predict_rows", "scores"]
+
+Array = NDArray[Any]
+LABELS = {
+    "mse": "mean squared error", "rmse": "root mean squared error", "mae": "mean absolute error", "r2": "R²",
+    "pearson": "Pearson correlation", "concordance_index": "concordance index", "rm2": "r_m²",
+    "accuracy": "accuracy", "log_loss": "log loss", "auroc": "area under the ROC curve",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Targets (n,); for a classifier also the classes (C,) and their probabilities (n, C)."""
+
+    values: Array
+    classes: Array | None = None
+    proba: Array | None = None
+
+
+def predict_rows(model: KronEstimator, X: Features) -> Prediction:
+    """What one model says."""
+    fitted: Any = model
+    if not hasattr(model, "classes_"):
+        return Prediction(np.asarray(fitted.predict(X)))
+    proba = fitted.predict_proba(X)
+    return Prediction(np.asarray(fitted.predict(X)), fitted.classes_, proba)
+
+
+def average(predictions: Sequence[Prediction]) -> Prediction:
+    """The mean of several models' targets, or of their probabilities."""
+    first = predictions[0]
+    if len(predictions) == 1:
+        return first
+    if first.classes is None:
+        return Prediction(np.mean([p.values for p in predictions], axis=0))
+    proba = np.mean([p.proba for p in predictions if p.proba is not None], axis=0)
+    return Prediction(first.classes[proba.argmax(axis=1)], first.classes, proba)
+
+
+def scores(y: Array, prediction: Prediction) -> dict[str, float]:
+    """Scores by their keys in LABELS; NaN where one is not defined, as for a single row."""
+    if prediction.classes is not None:
+        return _classification(y, prediction)
+    p = prediction.values
+    mse = float(mean_squared_error(y, p))
+    varied = len(y) > 1 and np.ptp(y) > 0 and np.ptp(p) > 0
+    return {
+        "mse": mse, "rmse": math.sqrt(mse), "mae": float(mean_absolute_error(y, p)),
+        "r2": float(r2_score(y, p)) if len(y) > 1 else math.nan,
+        "pearson": float(np.corrcoef(y, p)[0, 1]) if varied else math.nan,
+        "concordance_index": concordance_index(y, p) if varied else math.nan,
+        "rm2": rm2_score(y, p) if varied else math.nan,
+    }  # fmt: skip
+
+
+def _classification(y: Array, prediction: Prediction) -> dict[str, float]:
+    assert prediction.classes is not None
+    assert prediction.proba is not None
+    out = {"accuracy": float(np.mean(prediction.values == y)), "log_loss": log_loss_of(y, prediction)}
+    if len(prediction.classes) == 2:
+        positive = y == prediction.classes[1]
+        both = positive.any() and not positive.all()
+        out["auroc"] = float(roc_auc_score(positive, prediction.proba[:, 1])) if both else math.nan
+    return out
+
+
+def log_loss_of(y: Array, prediction: Prediction, weights: Array | None = None) -> float:
+    """Mean −log of the true class's probability, which is 10⁻¹⁵ at least, also for a class never seen in training."""
+    assert prediction.classes is not None
+    assert prediction.proba is not None
+    match = np.asarray(y)[:, None] == prediction.classes[None, :]
+    p = np.where(match, prediction.proba, 0).sum(axis=1)
+    return float(np.average(-np.log(np.clip(p, 1e-15, 1)), weights=weights))

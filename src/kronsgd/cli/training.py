@@ -1,0 +1,172 @@
+"""A training run from its settings to its folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+import typer
+
+from kronsgd import StopReason, __version__
+from kronsgd.cli.config import Config
+from kronsgd.cli.data import Data, load_data
+from kronsgd.cli.errors import say
+from kronsgd.cli.fitting import Fitted, committee, fit_seeds, mean_and_deviation, plain_warnings, score_parts
+from kronsgd.cli.parameters import changed, defaults, make_model
+from kronsgd.cli.report import console, facts, number, say_plain, score_table, show_table
+from kronsgd.cli.runfolder import check_target, staged, write_json, write_predictions, write_tables
+from kronsgd.cli.search import Result, Search, apply_setting, folds_of, read_search, run_search
+from kronsgd.network import TwoLayer, auto_threshold
+from kronsgd.planner import choose_engine
+from kronsgd.plotting import plot_confusion, plot_fired, plot_loss, plot_predictions
+
+__all__ = ["run_training"]
+
+LOSS_LABELS = {"regression": "loss (half squared error ÷ target variance)", "classification": "log loss (nats)"}
+
+
+def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None:
+    """Search if asked for, train, evaluate, write `out`. Exits with 1 if training diverged."""
+    check_target(out, force)
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError('the figures of a run need matplotlib; run pip install "kronsgd[plots]".')
+    search = read_search(config)
+    with staged(out) as folder, plain_warnings():
+        if search is not None:
+            config = _choose(config, search, folder, quiet=quiet)
+        data = load_data(config)
+        if not quiet:
+            _announce(config, data)
+        fitted = fit_seeds(data, config.model, config.ensemble.seeds, bar=not quiet)
+        metrics = _metrics(data, fitted)
+        _write(folder, config, data, fitted, metrics)
+    if not quiet:
+        _conclude(config, fitted, metrics, out)
+    if any(one.model.stop_reason_ is StopReason.DIVERGED for one in fitted):
+        raise typer.Exit(1)  # fit has already warned; the folder is there to look at
+
+
+def _choose(config: Config, search: Search, folder: Path, *, quiet: bool) -> Config:
+    from rich.progress import Progress
+
+    first = apply_setting(config, search.settings[0])
+    data = load_data(first)
+    n_folds = len(folds_of(data, config.model["random_state"])[: search.folds])
+    score = "log loss" if data.problem.task == "classification" else "mean squared error"
+    with Progress(console=console(), transient=True, disable=quiet) as bar:
+        label = f"searching {len(search.settings)} settings × {n_folds} folds"
+        task = bar.add_task(label, total=n_folds * len(search.settings))
+        results = run_search(config, search, lambda: bar.advance(task))
+    best = min(results, key=lambda result: result.mean)
+    write_json(folder / "search.json", {
+        "score": score, "n_folds": n_folds, "best": best.setting,
+        "results": [{"setting": r.setting, "mean": r.mean, "folds": r.losses, "seconds": r.seconds} for r in results],
+    })  # fmt: skip
+    if not quiet:
+        _show_search(results, best, f"{score}, mean over held-out folds ({n_folds}; test rows not used)")
+    return apply_setting(config, best.setting)
+
+
+def _show_search(results: list[Result], best: Result, title: str) -> None:
+    rows = []
+    for result in sorted(results, key=lambda result: result.mean):
+        _, spread = mean_and_deviation(result.losses)
+        setting = ", ".join(f"{name}={value}" for name, value in result.setting.items())
+        mark = "← best" if result is best else ""
+        rows.append(
+            [
+                setting,
+                number(result.mean),
+                number(spread) if len(result.losses) > 1 else "–",
+                f"{result.seconds:.1f}",
+                mark,
+            ]
+        )
+    show_table(["setting", "mean", "± folds", "seconds", ""], rows, title)
+
+
+def _announce(config: Config, data: Data) -> None:
+    problem, params = data.problem, make_model(data.problem.task, config.model).get_params()
+    n_test = 0 if problem.X_test is None else len(problem.X_test)
+    facts({
+        "data": f"{problem.name}: {len(problem.X):,} training rows, {n_test:,} test rows",
+        "features": f"{config.expression} = {problem.X!r}",
+        "engine": _planned_engine(params, problem.X),
+        "parameters": ", ".join(f"{k}={v}" for k, v in changed(params).items()) + " (others at their defaults)",
+        **({"networks": f"{config.ensemble.seeds}, averaged"} if config.ensemble.seeds > 1 else {}),
+    }, f"kronsgd {__version__}: {problem.task}")  # fmt: skip
+
+
+def _planned_engine(params: dict[str, Any], X: Any) -> str:
+    if params["engine"] != "auto":
+        return str(params["engine"])
+    m, b = params["n_hidden"], params["threshold"]
+    network = TwoLayer(n_hidden=m, threshold=auto_threshold(m) if b == "auto" else b, antisymmetric=False)
+    return f"{choose_engine(network, X)} (chosen for this size)"
+
+
+def _metrics(data: Data, fitted: list[Fitted]) -> dict[str, Any]:
+    """Scores of the averaged networks by part, of each network, and their mean and deviation over seeds."""
+    singles = [one.scores(data) for one in fitted]
+    whole: dict[str, Any] = dict(score_parts(data, *committee(fitted)))
+    seeds = [
+        {"seed": one.model.random_state, "seconds": one.seconds, "epochs": one.model.n_iter_,
+         "stop_reason": one.model.stop_reason_.name, "engine": one.model.engine_, **single}
+        for one, single in zip(fitted, singles, strict=True)
+    ]  # fmt: skip
+    whole |= {"seconds": sum(one.seconds for one in fitted), "written": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    if len(fitted) > 1:
+        for part in [name for name in ("train", "test") if name in whole]:
+            pairs = {k: mean_and_deviation([single[part][k] for single in singles]) for k in whole[part]}
+            whole[f"{part}_single_seed"] = {k: {"mean": mean, "std": std} for k, (mean, std) in pairs.items()}
+    return {**whole, "seeds": seeds}
+
+
+def _write(folder: Path, config: Config, data: Data, fitted: list[Fitted], metrics: dict[str, Any]) -> None:
+    problem, names = data.problem, ["model.kron", *(f"model-{k}.kron" for k in range(2, len(fitted) + 1))]
+    for name, one in zip(names, fitted, strict=True):
+        one.model.save(folder / name)
+    whole = {"data": {}, **config.resolved()}  # this order, so that a repeated run writes the same file
+    whole["data"] = {**whole["data"], "task": problem.task}
+    whole["model"] = {k: v for k, v in {**defaults(), **config.model}.items() if v is not None}
+    note = f"# Written by kronsgd {__version__}; kronsgd train config.toml --out FOLDER repeats the run.\n"
+    (folder / "config.toml").write_text(note + tomli_w.dumps(whole), encoding="utf-8")
+    lines = [json.dumps({"seed": one.model.random_state, **record}) for one in fitted for record in one.model.history_]
+    (folder / "history.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    write_json(folder / "metrics.json", metrics)
+    write_tables(folder, data.tables, expression=config.expression, task=problem.task, target=data.target, models=names)
+    train, test = committee(fitted)
+    if test is not None:
+        write_predictions(folder / "predictions.csv", data.test_ids, test, problem.y_test)
+    plot_loss(fitted[0].model.history_, folder / "loss.png", loss=LOSS_LABELS[problem.task])
+    plot_fired(fitted[0].model.history_, folder / "fired.png")
+    y, shown, part = problem.y, train, "training rows"
+    if test is not None and problem.y_test is not None:
+        y, shown, part = problem.y_test, test, "test rows"
+    plot = plot_confusion if problem.task == "classification" else plot_predictions
+    plot(y, shown.values, folder / "predictions.png", title=f"{problem.name}: {part}")
+
+
+def _conclude(config: Config, fitted: list[Fitted], metrics: dict[str, Any], out: Path) -> None:
+    columns = {}
+    for part in [name for name in ("train", "test") if name in metrics]:
+        single = metrics.get(f"{part}_single_seed")
+        if single is not None:
+            columns[f"{part}, one seed"] = {k: f"{number(v['mean'])} ± {v['std']:.1g}" for k, v in single.items()}
+            part_name = f"{part}, averaged"
+        else:
+            part_name = part
+        columns[part_name] = {k: number(v) for k, v in metrics[part].items()}
+    score_table(columns, f"Scores after {metrics['seconds']:.1f} s of training")
+    reason = fitted[-1].model.stop_reason_
+    say_plain(f"stopped: {reason.value}")
+    if "test" not in metrics:
+        flag = "--test-fraction 0.2" if config.data.dataset else "--test FILE or --test-fraction 0.2"
+        say_plain(f"no test rows: give {flag} to see how well new rows are predicted.")
+    say_plain(f"written: {out.resolve()}")
+    if reason is StopReason.INTERRUPTED:
+        say("warning", "training was interrupted; the model so far was kept.")
