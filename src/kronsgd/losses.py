@@ -21,7 +21,9 @@ Array = NDArray[Any]
 class Loss(Protocol):
     """What the training loop asks of a loss."""
 
-    curvature: float  # an upper bound
+    @property
+    def curvature(self) -> float:
+        """An upper bound of the second derivative."""
 
     def start_curvature(self, n_outputs: int) -> float:
         """Mean curvature where all outputs are 0."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ class TwoLayer:
     def block_sizes(self) -> list[tuple[int, int, int]]:
         """(block number, first neuron, number of neurons) of each block."""
         bounds = self.blocks
-        return [(i, int(a), int(b - a)) for i, (a, b) in enumerate(zip(bounds[:-1], bounds[1:], strict=True))]
+        return [(i, int(a), int(b - a)) for i, (a, b) in enumerate(pairwise(bounds))]
 
     def output_weights(self) -> Array:
         """a_rc = ±1; with `antisymmetric`, a_(2k+1) = −a_(2k), so that f = 0 at the start. Shape: (m, C)."""

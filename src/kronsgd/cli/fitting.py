@@ -60,7 +60,7 @@ def fit_one(task: str, params: dict[str, Any], X: Any, y: Any, weights: Any, *, 
     model: Any = make_model(task, {**params, "verbose": bar})
     model.fit(X, y, weights)
     model.set_params(verbose=bool(params.get("verbose", False)))
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def fit_seeds(data: Data, params: dict[str, Any], n_seeds: int, *, bar: bool) -> list[Fitted]:

@@ -35,7 +35,9 @@ class DenseEngine(Engine):
 
     name: ClassVar[str] = "dense"
 
-    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None) -> DenseState:
+    def initialize(
+        self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None
+    ) -> DenseState:
         features = compress(features)
         _check_size(network, features)
         basis = prototype(features if basis is None else basis)

@@ -55,9 +55,13 @@ class Coefficients:
         """Number of stored coefficients."""
         return len(self.values) + int(self.tail_len.sum())
 
-    def lists(self) -> tuple[Array, ...]:
-        """The arrays in the order in which the kernels take them."""
-        return self.indptr, self.rows, self.values, self.tail_len, self.tail_rows, self.tail_values
+    def sorted_lists(self) -> tuple[Array, Array, Array]:
+        """(indptr, rows, values), as the kernels take them."""
+        return self.indptr, self.rows, self.values
+
+    def tails(self) -> tuple[Array, Array, Array]:
+        """(lengths, rows, values), as the kernels take them."""
+        return self.tail_len, self.tail_rows, self.tail_values
 
     def make_room(self, n: int) -> None:
         """See that every tail takes `n` more rows, compacting if one is too full."""
@@ -74,7 +78,7 @@ class Coefficients:
         kernels.merged_sizes(sizes, order, self.indptr, self.tail_len, self.tail_rows)
         indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
         rows, values = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=self.values.dtype)
-        kernels.compact(indptr, rows, values, *self.lists(), order)
+        kernels.compact(indptr, rows, values, *self.sorted_lists(), *self.tails(), order)
         self.indptr, self.rows, self.values = indptr, rows, values
 
     def decay(self, factor: float) -> None:
@@ -122,7 +126,9 @@ class ScanEngine(Engine):
 
     name: ClassVar[str] = "scan"
 
-    def initialize(self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None) -> ScanState:
+    def initialize(
+        self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None
+    ) -> ScanState:
         features = compress(features)
         initial = InitialWeights(network, features if basis is None else basis)
         return ScanState(
@@ -147,10 +153,9 @@ class ScanEngine(Engine):
         real = np.dtype(network.dtype).type
         for t in range(n_tiles):
             size = min(lanes, len(rows) - t * lanes)
-            lists = alpha.lists()
-            kernels.accumulate(hidden[t], cursor, panel[t], *lists[:3], bounds)
+            kernels.accumulate(hidden[t], cursor, panel[t], *alpha.sorted_lists(), bounds)
             kernels.activate(
-                hidden[t], partial[t], fired[t], panel[t], z0, *lists[3:], bounds, state.output_weights,
+                hidden[t], partial[t], fired[t], panel[t], z0, *alpha.tails(), bounds, state.output_weights,
                 real(alpha.scale), real(network.threshold), size, t,
             )  # fmt: skip
         totals = partial.astype(np.float64).sum(axis=1)  # blocks in order: (tiles, C, lanes)
@@ -183,7 +188,7 @@ class ScanEngine(Engine):
             alpha.decay(step.decay)
         if alpha.scale != before:  # the scale was multiplied in: the step's coefficients follow
             step.coefficients[:] *= np.asarray(before, dtype=step.coefficients.dtype)
-        kernels.record(step.coefficients, step.rows, *alpha.lists(), state.network.blocks)
+        kernels.record(step.coefficients, step.rows, *alpha.sorted_lists(), *alpha.tails(), state.network.blocks)
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights
 

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -18,11 +18,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from kronsgd.engines import ENGINES, Engine
+from kronsgd.estimators.files import load_model, save_model
 from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
 from kronsgd.features.base import Features
-from kronsgd.features.serialize import append_rows, features_from_state, features_state
+from kronsgd.features.serialize import append_rows
 from kronsgd.losses import LOSSES
-from kronsgd.modelfile import read_model, write_model
 from kronsgd.network import TwoLayer, auto_threshold, generator
 from kronsgd.parallel import threads
 from kronsgd.planner import choose_engine
@@ -48,7 +48,7 @@ logger = logging.getLogger("kronsgd")
 RETRIES = 5  # times that learning_rate_init="auto" halves its step after a divergence
 
 
-class KronEstimator(BaseEstimator):  # type: ignore[misc]
+class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Base of KronRegressor and KronClassifier; see there for the parameters."""
 
     registry: ClassVar[dict[str, type[KronEstimator]]] = {}
@@ -135,7 +135,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
                     f"Invalid parameter {name!r} for estimator {type(self).__name__}; valid parameters are {known}."
                     f"{did_you_mean(name, known)}"
                 )
-        return super().set_params(**params)  # type: ignore[no-any-return]
+        return super().set_params(**params)
 
     def _check_params(self) -> None:
         check_choice("engine", self.engine, ["auto", *ENGINES])
@@ -198,11 +198,8 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
             self._train(numbers, targets, weights, validation, first_epoch=self.n_iter_ if warm else 0)
         return self
 
-    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """One pass over the rows in the order given, at a constant step; new rows and entities are welcome."""
-        return self._partial_fit(X, y, sample_weight)
-
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
+        """One pass over the rows in the order given, at a constant step; new rows and entities are welcome."""
         self._check_params()
         first = not hasattr(self, "state_")
         rows = read_rows(self, X, reset=first)
@@ -244,7 +241,8 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
         network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype)
         self.engine_ = choose_engine(network, features) if self.engine == "auto" else self.engine
         self.state_ = self._engine.initialize(network, features, bool(self.normalize))
-        self.n_iter_, self.history_, self.threshold_ = 0, [], network.threshold
+        self.n_iter_, self.threshold_ = 0, network.threshold
+        self.history_: list[dict[str, float]] = []
         return np.arange(features.n_rows)
 
     def _grow(self, features: Features) -> NDArray[np.int64]:
@@ -336,7 +334,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
     @property
     def features_(self) -> Features:
         """The training rows, as a feature expression."""
-        return self.state_.features  # type: ignore[no-any-return]
+        return self.state_.features
 
     @property
     def loss_curve_(self) -> list[float]:
@@ -367,55 +365,14 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]
         with threads(self.n_jobs):
             return self._engine.hidden_weights(self.state_)
 
-    # Files -------------------------------------------------------------------------------------------------------------
-
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file; training can be continued from it to the last bit."""
-        check_is_fitted(self, "state_")
-        arrays, tree = features_state(self.features_)
-        basis_arrays, basis_tree = features_state(self._engine.basis(self.state_), "basis")
-        arrays |= basis_arrays
-        arrays |= {f"state.{k}": v for k, v in self._engine.arrays(self.state_).items()}
-        if self._array_map is not None:
-            arrays |= {"input.mean": self._array_map.mean, "input.scale": self._array_map.scale}
-        params = {k: v if isinstance(v, (str, int, float, bool)) else None for k, v in self.get_params().items()}
-        meta = {
-            "class": type(self).__name__, "params": params, "network": asdict(self.state_.network), "engine": self.engine_,
-            "normalize": bool(self.normalize), "features": tree, "basis": basis_tree, "history": self.history_,
-            "n_iter": self.n_iter_, "max_iter": getattr(self, "max_iter_", None), "stop_reason": self.stop_reason_.name, "learning_rate": self.learning_rate_,
-            "n_features_in": getattr(self, "n_features_in_", None), "own": self._own_state(),
-        }  # fmt: skip
-        write_model(path, arrays, meta)
+        save_model(self, path)
 
     @staticmethod
     def load(path: str | os.PathLike[str]) -> KronEstimator:
         """The estimator that was saved at `path`. ValueError for anything but a whole, consistent model file."""
-        arrays, meta = read_model(path)
-        try:
-            model = KronEstimator.registry[meta["class"]](**meta["params"])
-            model._restore(arrays, meta)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise ValueError(f"{path} is not a consistent kronsgd model ({error}); save the model again.") from None
-        return model
-
-    def _restore(self, arrays: dict[str, Array], meta: dict[str, Any]) -> None:
-        self._check_params()
-        check_choice("engine", meta["engine"], ENGINES)
-        network = TwoLayer(**meta["network"])
-        features = features_from_state(arrays, meta["features"])
-        basis = features_from_state(arrays, meta["basis"], "basis")
-        self.engine_, self.n_iter_, self.history_ = meta["engine"], int(meta["n_iter"]), list(meta["history"])
-        self.threshold_, self.learning_rate_ = network.threshold, float(meta["learning_rate"])
-        self.stop_reason_ = StopReason[meta["stop_reason"]]
-        if meta["max_iter"] is not None:
-            self.max_iter_ = int(meta["max_iter"])
-        if meta["n_features_in"] is not None:
-            self.n_features_in_ = int(meta["n_features_in"])
-        self._array_map = ArrayMap(arrays["input.mean"], arrays["input.scale"]) if "input.mean" in arrays else None
-        self.state_ = self._engine.initialize(network, features, bool(meta["normalize"]), basis)
-        own = {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")}
-        self._engine.restore(self.state_, own)
-        self._restore_own(meta["own"])
+        return load_model(path, KronEstimator.registry)
 
     def _own_state(self) -> dict[str, Any]:
         """What a subclass has learned beyond the network, as JSON."""

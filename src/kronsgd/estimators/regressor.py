@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,13 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
     def _read_targets(self, y: Any, n_rows: int) -> Array:
         return check_targets(y, n_rows, numeric=True)
 
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """One pass over the rows in the order given, at a constant step; new rows and entities are welcome.
+
+        The mean and scale of y are those of the first call.
+        """
+        return self._partial_fit(X, y, sample_weight)
+
     def _loss_name(self) -> str:
         return "squared"
 
@@ -34,12 +41,12 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
             self.y_mean_, self.y_scale_ = mean, np.where(deviation > 0, deviation, 1.0)
         elif columns.shape[1] != len(self.y_mean_):
             raise ValueError(f"y has {columns.shape[1]} outputs but the model has {len(self.y_mean_)}.")
-        return (columns - self.y_mean_) / self.y_scale_
+        return np.asarray((columns - self.y_mean_) / self.y_scale_)
 
     def predict(self, X: Any) -> Array:
         """Predicted targets, in the units of y. Shape: (n',) or (n', outputs)."""
         values = self._outputs(X) * self.y_scale_ + self.y_mean_
-        return values[:, 0] if self._single else values
+        return np.asarray(values[:, 0] if self._single else values)
 
     def _own_state(self) -> dict[str, Any]:
         return {"y_mean": self.y_mean_.tolist(), "y_scale": self.y_scale_.tolist(), "single": self._single}

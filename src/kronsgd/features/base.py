@@ -156,13 +156,14 @@ class Features(ABC):
         return self.join([mine.coordinates(its) for mine, its in zip(self.children, rows.children, strict=True)])
 
     def check_compatible(self, other: Features) -> None:
-        """Raise ValueError unless `other` has the same expression over spaces of the same kind and dimension."""
+        """Raise ValueError unless `other` is the same expression over leaves of the same kind, dimension and options."""
         if not isinstance(other, Features):
             raise TypeError(f"expected a feature expression like {self.expression()}, got {type(other).__name__}.")
         if not self._same_structure(other):
             raise ValueError(
                 f"these rows are {other.expression()} but the model was built on {self.expression()}; write the new rows "
-                "as the same expression over tables of the same kind and dimension."
+                "as the same expression over tables of the same kind, dimension and options (Dense.like and "
+                "Kernel.new_entities make such tables)."
             )
 
     def _same_structure(self, other: Features) -> bool:

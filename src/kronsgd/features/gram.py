@@ -111,7 +111,7 @@ class RowGram:
 
         def value(leaf: Any) -> Array:
             other = others[self._position[id(leaf)]]
-            return leaf.entity_inner(other, slice(None), rows if other.index is None else other.index[rows])  # type: ignore[no-any-return]
+            return leaf.entity_inner(other, slice(None), rows if other.index is None else other.index[rows])
 
         values = np.broadcast_to(group.node.evaluate(value), (group.n_entities, len(rows)))
         return tiled(values, lanes, self.dtype)

@@ -222,14 +222,14 @@ class VectorKernel(SpanLeaf):
         return f"{type(self).__name__}({self.n_entities:,} × {self.array.shape[1]:,})"
 
     def _same_structure(self, other: Features) -> bool:
-        return type(self) is type(other) and self.array.shape[1] == other.array.shape[1]  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.array.shape[1] == other.array.shape[1]
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         return {"array": self.array}, {}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
-        return cls(arrays["array"], **options)
+        return cls(arrays["array"], **options)  # type: ignore[call-arg]  # the options are the subclass's own
 
     def select_entities(self, entities: NDArray[np.int64]) -> Self:
         return self._over(self.array[entities])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -147,12 +148,32 @@ class Leaf(Features):
 class Dense(Leaf):
     """Rows of a dense array.
 
-    Parameters: array (entities, d); normalize: scale every row to norm 1 (a row of zeros stays).
+    Parameters: array (entities, d); normalize: scale every row to norm 1 (a row of zeros stays); center: subtract the
+    table's mean row first (True), or a given row (d,). Centre what is never negative (pixels, counts): rows that all
+    point the same way make training slow and most neurons fire. `like` brings new entities into the same space.
     """
 
-    def __init__(self, array: ArrayLike, *, normalize: bool = True) -> None:
+    def __init__(self, array: ArrayLike, *, normalize: bool = True, center: bool | ArrayLike = False) -> None:
         array = as_float_matrix("Dense(array)", array)
+        self.mean: Array | None = None
+        if center is not False:
+            row = array.mean(axis=0, dtype=np.float64) if center is True else np.asarray(center, dtype=np.float64)
+            if row.shape != (array.shape[1],):
+                raise ValueError(f"center has shape {row.shape}; give one number for each of the {array.shape[1]} columns.")
+            check_finite("center", row)
+            self.mean = row
+            array = np.asarray(array - row, dtype=array.dtype)
+        self.normalize = bool(normalize)
         self.array: Array = _unit_rows(array) if normalize else array.copy()
+
+    def like(self, array: ArrayLike) -> Dense:
+        """New entities in this space: with the same centre and the same treatment of norms."""
+        return Dense(array, normalize=self.normalize, center=False if self.mean is None else self.mean)
+
+    def _same_structure(self, other: Features) -> bool:
+        if not isinstance(other, Dense) or self.dim != other.dim or (self.mean is None) != (other.mean is None):
+            return False
+        return self.mean is None or other.mean is None or np.array_equal(self.mean, other.mean)
 
     @property
     def n_entities(self) -> int:
@@ -176,11 +197,14 @@ class Dense(Leaf):
         return self.array[entities]
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        return {"array": self.array}, {}
+        arrays = {"array": self.array} if self.mean is None else {"array": self.array, "mean": self.mean}
+        return arrays, {"normalize": self.normalize}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
-        return cls(arrays["array"], normalize=False)
+        out = cls(arrays["array"], normalize=False)
+        out.normalize, out.mean = bool(options["normalize"]), arrays.get("mean")
+        return out
 
     def select_entities(self, entities: NDArray[np.int64]) -> Self:
         return self._over(self.array[entities])
@@ -248,6 +272,7 @@ class Sparse(Leaf):
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
         csr = sp.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=tuple(options["shape"]))
+        csr.check_format(full_check=True)
         return cls(csr, normalize=False)
 
     def select_entities(self, entities: NDArray[np.int64]) -> Self:
@@ -263,7 +288,7 @@ class Sparse(Leaf):
 
     def entity_keys(self) -> list[bytes]:
         m, p = self.matrix, self.matrix.indptr
-        return [m.indices[a:b].tobytes() + m.data[a:b].tobytes() for a, b in zip(p[:-1], p[1:], strict=True)]
+        return [m.indices[a:b].tobytes() + m.data[a:b].tobytes() for a, b in pairwise(p)]
 
 
 class OneHot(Leaf):

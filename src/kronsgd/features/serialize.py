@@ -48,14 +48,14 @@ def features_from_state(arrays: Mapping[str, Array], tree: Mapping[str, Any], pr
     if kind == "Power":
         return Power(children[0], tree["parameter"])
     if kind in NODES:
-        return NODES[kind](children)  # type: ignore[no-any-return]
+        return NODES[kind](children)
     raise ValueError(f"unknown feature kind {kind!r}")
 
 
 def map_leaves(features: Features, function: Any) -> Features:
     """The same expression over `function(leaf)`."""
     if isinstance(features, Leaf):
-        return function(features)  # type: ignore[no-any-return]
+        return function(features)
     return features.rebuild([map_leaves(child, function) for child in features.children])
 
 

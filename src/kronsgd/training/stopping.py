@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 __all__ = ["StopReason"]
 
 
-class StopReason(str, Enum):
+class StopReason(StrEnum):
     """The value is a sentence for people; the name is for programs."""
 
     MAX_ITER = "all max_iter epochs are done; raise max_iter if the loss was still falling."

@@ -1,0 +1,74 @@
+"""Fitted estimators as files: all that `predict` and further training need, as arrays and JSON."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from numpy.typing import NDArray
+from sklearn.utils.validation import check_is_fitted
+
+from kronsgd.engines import ENGINES
+from kronsgd.estimators.inputs import ArrayMap
+from kronsgd.features.serialize import features_from_state, features_state
+from kronsgd.modelfile import read_model, write_model
+from kronsgd.network import TwoLayer
+from kronsgd.training import StopReason
+from kronsgd.validation import check_choice
+
+__all__ = ["load_model", "save_model"]
+
+Array = NDArray[Any]
+
+
+def save_model(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write the model to one safetensors file; training can be continued from it to the last bit."""
+    check_is_fitted(model, "state_")
+    arrays, tree = features_state(model.features_)
+    basis_arrays, basis_tree = features_state(model._engine.basis(model.state_), "basis")
+    arrays |= basis_arrays
+    arrays |= {f"state.{k}": v for k, v in model._engine.arrays(model.state_).items()}
+    if model._array_map is not None:
+        arrays |= {"input.mean": model._array_map.mean, "input.scale": model._array_map.scale}
+    params = {k: v if isinstance(v, (str, int, float, bool)) else None for k, v in model.get_params().items()}
+    meta = {
+        "class": type(model).__name__, "params": params, "network": asdict(model.state_.network), "engine": model.engine_,
+        "normalize": bool(model.normalize), "features": tree, "basis": basis_tree, "history": model.history_,
+        "n_iter": model.n_iter_, "max_iter": getattr(model, "max_iter_", None),
+        "stop_reason": model.stop_reason_.name, "learning_rate": model.learning_rate_,
+        "n_features_in": getattr(model, "n_features_in_", None), "own": model._own_state(),
+    }  # fmt: skip
+    write_model(path, arrays, meta)
+
+
+def load_model(path: str | os.PathLike[str], classes: Mapping[str, Any]) -> Any:
+    """The estimator that was saved at `path`. ValueError for anything but a whole, consistent model file."""
+    arrays, meta = read_model(path)
+    try:
+        model = classes[meta["class"]](**meta["params"])
+        _restore(model, arrays, meta)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ValueError(f"{path} is not a consistent kronsgd model ({error}); save the model again.") from None
+    return model
+
+
+def _restore(model: Any, arrays: dict[str, Array], meta: dict[str, Any]) -> None:
+    model._check_params()
+    check_choice("engine", meta["engine"], ENGINES)
+    network = TwoLayer(**meta["network"])
+    features = features_from_state(arrays, meta["features"])
+    basis = features_from_state(arrays, meta["basis"], "basis")
+    model.engine_, model.n_iter_, model.history_ = meta["engine"], int(meta["n_iter"]), list(meta["history"])
+    model.threshold_, model.learning_rate_ = network.threshold, float(meta["learning_rate"])
+    model.stop_reason_ = StopReason[meta["stop_reason"]]
+    if meta["max_iter"] is not None:
+        model.max_iter_ = int(meta["max_iter"])
+    if meta["n_features_in"] is not None:
+        model.n_features_in_ = int(meta["n_features_in"])
+    model._array_map = ArrayMap(arrays["input.mean"], arrays["input.scale"]) if "input.mean" in arrays else None
+    model.state_ = model._engine.initialize(network, features, bool(meta["normalize"]), basis)
+    own = {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")}
+    model._engine.restore(model.state_, own)
+    model._restore_own(meta["own"])
