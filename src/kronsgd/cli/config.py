@@ -24,10 +24,10 @@ DATASETS: dict[str, list[str]] = {
     "digits": ["x"], "mnist": ["x"], "davis": ["drug", "protein"], "sick": ["first", "second"],
 }  # fmt: skip
 LOADER_OPTIONS: dict[str, list[str]] = {
-    "digits": [], "mnist": ["n_train"], "davis": ["drug_power", "protein_power", "drugs"], "sick": ["target"],
+    "digits": ["center"], "mnist": ["n_train", "center"], "davis": ["drug_power", "protein_power", "drugs"], "sick": ["target"],
 }  # fmt: skip
 KIND_OPTIONS: dict[str, list[str]] = {
-    "dense": ["normalize"], "sparse": ["normalize"], "onehot": ["n_categories"], "kernel": ["normalize", "psd"],
+    "dense": ["normalize", "center"], "sparse": ["normalize"], "onehot": ["n_categories"], "kernel": ["normalize", "psd"],
     "rbf": ["gamma"], "tanimoto": [],
 }  # fmt: skip
 
@@ -48,6 +48,7 @@ class DataSection(Section):
     protein_power: float | None = None
     drugs: Literal["similarity", "morgan"] | None = None
     n_train: int | None = None
+    center: bool | None = None
     target: Literal["relatedness", "entailment"] | None = None
 
     def options(self) -> dict[str, Any]:
@@ -68,6 +69,7 @@ class TableSection(Section):
     kind: Kind = "dense"
     ids: str | None = None
     normalize: bool | None = None
+    center: bool | None = None
     psd: Literal["check", "clip"] | None = None
     gamma: float | None = None
     n_categories: int | None = None

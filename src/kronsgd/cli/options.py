@@ -45,7 +45,8 @@ LoaderOption = Annotated[
         "--option",
         metavar="NAME=VALUE",
         rich_help_panel=DATA,
-        help="Option of the published set: drug_power, protein_power, drugs (davis), n_train (mnist), target (sick).",
+        help="Option of the published set: drug_power, protein_power, drugs (davis), n_train (mnist), "
+        "center (digits, mnist), target (sick).",
     ),
 ]
 TableFile = Annotated[

@@ -150,8 +150,10 @@ def _davis_folds(folder: Path, n_pairs: int) -> tuple[list[NDArray[np.int64]], N
 # Images --------------------------------------------------------------------------------------------------------------
 
 
-def load_mnist(folder: PathOrStr, n_train: int | None = None) -> Problem:
-    """Handwritten digits, 28 × 28 pixels scaled to norm 1: 60,000 training and 10,000 test images, classes 0 to 9.
+def load_mnist(folder: PathOrStr, n_train: int | None = None, *, center: bool = True) -> Problem:
+    """Handwritten digits, 28 × 28 pixels, the mean training image subtracted (`center`), scaled to norm 1.
+
+    60,000 training and 10,000 test images, classes 0 to 9.
 
     Parameters: folder: holds the four idx files, gzipped; n_train: keep the first n_train training images (None: all).
     X is the leaf `Dense(pixels)` in float32; write expressions such as `problem.X ** 2`. Raises FileNotFoundError or
@@ -162,8 +164,8 @@ def load_mnist(folder: PathOrStr, n_train: int | None = None) -> Problem:
     if n_train is not None:
         n_train = check_integer("n_train", n_train, 1, len(images))
     test_images, test_labels = _mnist_part(folder, "t10k")
-    X, y = Dense(_pixels(images[:n_train])), labels[:n_train].astype(np.int64)
-    problem = Problem(X, y, Dense(_pixels(test_images)), test_labels.astype(np.int64), [], "mnist", "classification")
+    X, y = Dense(_pixels(images[:n_train]), center=center), labels[:n_train].astype(np.int64)
+    problem = Problem(X, y, X.like(_pixels(test_images)), test_labels.astype(np.int64), [], "mnist", "classification")
     logger.info("read %r from %s", problem, folder)
     return problem
 
@@ -181,15 +183,15 @@ def _pixels(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(images.reshape(len(images), -1) / np.float32(255), dtype=np.float32)
 
 
-def load_digits() -> Problem:
-    """Scikit-learn's 1,797 digits of 8 × 8 pixels (0 to 16, divided by 16, then scaled to norm 1), classes 0 to 9.
+def load_digits(*, center: bool = True) -> Problem:
+    """Scikit-learn's 1,797 digits of 8 × 8 pixels, the mean image subtracted (`center`), scaled to norm 1, classes 0 to 9.
 
-    X is the leaf `Dense(pixels / 16)` in float64; there is no fixed test part.
+    X is the leaf `Dense(pixels / 16, center=center)` in float64; there is no fixed test part.
     """
     from sklearn.datasets import load_digits as sklearn_digits
 
     pixels, y = sklearn_digits(return_X_y=True)
-    return Problem(Dense(pixels / 16), y.astype(np.int64), name="digits", task="classification")
+    return Problem(Dense(pixels / 16, center=center), y.astype(np.int64), name="digits", task="classification")
 
 
 # SICK ----------------------------------------------------------------------------------------------------------------
