@@ -40,7 +40,8 @@ def main() -> None:
             p = model.fit(X[train], y[train]).predict_proba(X[test])
             right.append(float(np.mean(p.argmax(axis=1) == y[test])))
             losses.append(log_loss(y[test], p))
-        rows.append({"model": name, "accuracy": f"{np.mean(right):.4f} ± {np.std(right):.4f}", "log loss": float(np.mean(losses)),
+        rows.append({"model": name, "accuracy": f"{np.mean(right):.4f} ± {np.std(right):.4f}",
+                     "log loss": float(np.mean(losses)),
                      "seconds for 5 fits": round(time.perf_counter() - started, 1)})  # fmt: skip
     report("digits", "digits, five folds, defaults", "python -m benchmarks.run digits", rows,
            "x = Dense(pixels, center=True). SVC's log loss is that of its Platt scaling.")  # fmt: skip

@@ -14,7 +14,7 @@ IMPORT = """
 import sys, time
 t = time.perf_counter()
 import kronsgd
-print(time.perf_counter() - t, *[m for m in ("torch", "matplotlib", "typer", "rich", "pyarrow", "pydantic") if m in sys.modules])
+print(time.perf_counter() - t, *[m for m in ("torch", "matplotlib", "typer", "pydantic") if m in sys.modules])
 """
 FIRST_STEP = """
 import time

@@ -572,8 +572,14 @@ def mnist(tmp_path):
 
 
 def test_mnist_layout(mnist):
-    problem = load_mnist(mnist)
+    problem = load_mnist(mnist, center=False)
     pixels = np.random.default_rng(0).integers(0, 256, (7, 4, 5)).reshape(7, 20)
+    centred = load_mnist(mnist)
+    moved = pixels / 255 - (pixels / 255).mean(axis=0)
+    np.testing.assert_allclose(
+        centred.X.dense(), moved / np.linalg.norm(moved, axis=1, keepdims=True), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_array_equal(centred.X_test.mean, centred.X.mean)  # test rows are centred by the training rows' mean
     np.testing.assert_allclose(problem.X.dense(), pixels / np.linalg.norm(pixels, axis=1, keepdims=True), rtol=1e-6)
     assert problem.X.dense().dtype == np.float32
     assert problem.y.tolist() == list(range(7))

@@ -25,7 +25,7 @@ def write_model(path: str | os.PathLike[str], arrays: Mapping[str, Array], meta:
     """Write arrays and JSON, whole or not at all: aside first, flushed to disk, then renamed over `path`."""
     path = Path(path)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors scrambles others
-    data = save(contiguous, metadata={KEY: json.dumps({**meta, "format": FORMAT}, allow_nan=False)})
+    data = save(contiguous, metadata={KEY: json.dumps({**meta, "format": FORMAT}, allow_nan=False, default=_plain)})
     handle, aside = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -57,12 +57,19 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str
         raise ValueError(f"{path} holds arrays but no kronsgd model; give a file written by model.save(path).")
     try:
         meta = json.loads(header)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"the description inside {path} is not JSON ({error}); save the model again.") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else None
         raise ValueError(f"{path} has format {found!r}; this version of kronsgd reads format {FORMAT}: update kronsgd.")
     return arrays, meta
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar as a Python one, for JSON."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{type(value).__name__} cannot be written to a model file")
 
 
 def _umask() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 __all__ = [
     "as_float_matrix",
     "as_index",
+    "check_array",
     "check_choice",
     "check_finite",
     "check_integer",
@@ -113,3 +114,16 @@ def as_index(name: str, value: Any, n_entities: int) -> NDArray[np.int64]:
             f"(0 to {n_entities - 1})."
         )
     return np.where(array < 0, array + n_entities, array)
+
+
+def check_array(name: str, arrays: Mapping[str, NDArray[Any]], shape: tuple[int | None, ...], kind: str) -> NDArray[Any]:
+    """`arrays[name]`, checked for shape (None: any), dtype kind and finite values."""
+    if name not in arrays:
+        raise ValueError(f"array '{name}' is missing")
+    array = np.ascontiguousarray(arrays[name])
+    fits = array.ndim == len(shape) and all(s is None or s == got for s, got in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype.kind != kind:
+        raise ValueError(f"array '{name}' is {array.dtype} of shape {array.shape}, expected kind '{kind}' of shape {shape}")
+    if kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"array '{name}' contains NaN or infinity")
+    return array

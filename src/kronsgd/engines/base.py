@@ -118,16 +118,3 @@ class Engine(ABC):
     @abstractmethod
     def restore(self, state: Any, arrays: Mapping[str, Array]) -> None:
         """Put `arrays` back into a freshly initialized state. ValueError where they do not fit."""
-
-
-def check_array(name: str, arrays: Mapping[str, Array], shape: tuple[int | None, ...], kind: str) -> Array:
-    """`arrays[name]`, checked for shape (None: any), dtype kind and finite values."""
-    if name not in arrays:
-        raise ValueError(f"array '{name}' is missing")
-    array = np.ascontiguousarray(arrays[name])
-    fits = array.ndim == len(shape) and all(s is None or s == got for s, got in zip(shape, array.shape, strict=True))
-    if not fits or array.dtype.kind != kind:
-        raise ValueError(f"array '{name}' is {array.dtype} of shape {array.shape}, expected kind '{kind}' of shape {shape}")
-    if kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"array '{name}' contains NaN or infinity")
-    return array

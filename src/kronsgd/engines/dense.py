@@ -9,13 +9,14 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kronsgd.engines.base import Activations, Array, Engine, State, Step, check_array
+from kronsgd.engines.base import Activations, Array, Engine, State, Step
 from kronsgd.features.base import Features
 from kronsgd.features.gram import inverse_norms
 from kronsgd.features.serialize import compress, prototype
 from kronsgd.initial import MAX_COORDINATES, InitialWeights, coordinate_dim
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import map_threads
+from kronsgd.validation import check_array
 
 __all__ = ["DenseEngine", "DenseState"]
 

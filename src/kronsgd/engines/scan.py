@@ -14,13 +14,14 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from kronsgd.engines.base import Activations, Array, Engine, State, Step, check_array
+from kronsgd.engines.base import Activations, Array, Engine, State, Step
 from kronsgd.features.base import Features
 from kronsgd.features.gram import RowGram, tiled
 from kronsgd.features.serialize import compress
 from kronsgd.initial import InitialWeights, StartingValues
 from kronsgd.kernels import scan as kernels
 from kronsgd.network import TwoLayer
+from kronsgd.validation import check_array
 
 __all__ = ["Coefficients", "ScanEngine", "ScanState"]
 
@@ -176,18 +177,15 @@ class ScanEngine(Engine):
         if network.train_output:
             change = np.empty_like(state.output_weights)
             kernels.neuron_gradient(change, hidden, _tiled_slopes(scaled, hidden), network.blocks)
-        relative = _tiled_slopes(scaled / (state.coefficients.scale * decay), hidden)
-        kernels.step_coefficients(hidden, relative, state.output_weights, network.blocks)
+        kernels.step_coefficients(hidden, _tiled_slopes(scaled, hidden), state.output_weights, network.blocks)
         return Step(activations.rows, hidden, change, decay)
 
     def update(self, state: ScanState, step: Step) -> None:
         alpha = state.coefficients
         alpha.make_room(len(step.rows))
-        before = alpha.scale * step.decay
-        if step.decay != 1:
-            alpha.decay(step.decay)
-        if alpha.scale != before:  # the scale was multiplied in: the step's coefficients follow
-            step.coefficients[:] *= np.asarray(before, dtype=step.coefficients.dtype)
+        alpha.decay(step.decay)
+        if alpha.scale != 1:
+            step.coefficients[:] *= np.asarray(1 / alpha.scale, dtype=step.coefficients.dtype)
         kernels.record(step.coefficients, step.rows, *alpha.sorted_lists(), *alpha.tails(), state.network.blocks)
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights

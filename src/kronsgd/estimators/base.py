@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, Self
 
@@ -179,6 +181,21 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on rows X (a feature expression or a 2-D array), targets y and optional weights per row."""
+        with self._unchanged_on_error():
+            return self._fit(X, y, sample_weight)
+
+    @contextlib.contextmanager
+    def _unchanged_on_error(self) -> Iterator[None]:
+        """A call that fails leaves the estimator as it was."""
+        before = dict(self.__dict__)
+        try:
+            yield
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         self._check_params()
         warm = self.warm_start and hasattr(self, "state_")
         rows = read_rows(self, X, reset=not warm, minimum=2)
@@ -194,6 +211,9 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
             numbers = self._grow(features) if warm else self._start(features, rows, targets.shape[1])
             if not warm:
                 self._set_learning_rate(weights)
+            if self.max_iter != "auto":
+                self.max_iter_ = int(self.max_iter)
+            elif not warm or not hasattr(self, "max_iter_"):
                 self._set_horizon(targets, weights)
             self._train(numbers, targets, weights, validation, first_epoch=self.n_iter_ if warm else 0)
         return self
@@ -212,8 +232,15 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
             if first:
                 self._set_learning_rate(weights)
             settings = replace(self._settings(len(y), 1), shuffle=False, learning_rate="constant", verbose=False)
-            history = self._run(numbers, targets, weights, settings, None, self.n_iter_)
-            history.stop_reason = StopReason.PARTIAL
+            before = self._snapshot()
+            try:
+                history = self._run(numbers, targets, weights, settings, None, self.n_iter_)
+            except Diverged:
+                self._engine.restore(self.state_, before)
+                history = History(stop_reason=StopReason.DIVERGED)
+                self._warn_of_divergence("partial_fit")
+            if history.stop_reason is StopReason.MAX_ITER:
+                history.stop_reason = StopReason.PARTIAL
             self._record(history)
         return self
 
@@ -263,9 +290,6 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
 
     def _set_horizon(self, targets: Array, weights: Array) -> None:
         """max_iter="auto": as long as the tangent kernel's cross-validation says, in at least a few epochs."""
-        if self.max_iter != "auto":
-            self.max_iter_ = int(self.max_iter)
-            return
         loss, n = LOSSES[self._loss_name()], len(targets)
         slopes = -loss.derivative(np.zeros_like(targets), targets)
         curvature = loss.start_curvature(targets.shape[1])
@@ -294,7 +318,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         self, numbers: NDArray[np.int64], targets: Array, weights: Array, validation: Validation | None, first_epoch: int
     ) -> None:
         """Train; with learning_rate_init="auto", start again at half the step after a divergence."""
-        before = {name: array.copy() for name, array in self._engine.arrays(self.state_).items()}
+        before = self._snapshot()
         tries = RETRIES if self.learning_rate_init == "auto" else 0
         for attempt in range(tries + 1):
             settings = self._settings(len(targets), self.max_iter_)
@@ -307,11 +331,17 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
                     self.learning_rate_ /= 2
                     logger.warning("the loss diverged: starting again with learning rate %.3g", self.learning_rate_)
         self.stop_reason_ = StopReason.DIVERGED
-        warnings.warn(
-            f"learning_rate_init={self.learning_rate_:.3g}: {self.stop_reason_.value} The model is as it was before fit.",
-            ConvergenceWarning,
-            stacklevel=3,
+        self._warn_of_divergence("fit")
+
+    def _snapshot(self) -> dict[str, Array]:
+        """What training has changed so far, to come back to."""
+        return {name: array.copy() for name, array in self._engine.arrays(self.state_).items()}
+
+    def _warn_of_divergence(self, call: str) -> None:
+        message = (
+            f"learning_rate_init={self.learning_rate_:.3g}: {StopReason.DIVERGED.value} The model is as it was before {call}."
         )
+        warnings.warn(message, ConvergenceWarning, stacklevel=5)
 
     def _run(
         self, numbers: NDArray[np.int64], targets: Array, weights: Array, settings: Settings,

@@ -30,9 +30,10 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         """One pass over the rows in the order given; `classes` names all classes at the first call."""
         if classes is None and not hasattr(self, "classes_"):
             raise ValueError("classes must be passed on the first call to partial_fit, for example classes=numpy.unique(y).")
-        if not hasattr(self, "classes_"):
-            self._promised = np.unique(classes)
-        return self._partial_fit(X, y, sample_weight)
+        with self._unchanged_on_error():
+            if not hasattr(self, "classes_"):
+                self._promised = np.unique(classes)
+            return self._partial_fit(X, y, sample_weight)
 
     def _loss_name(self) -> str:
         return "logistic" if len(self.classes_) == 2 else "softmax"
@@ -43,10 +44,10 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
             if self.classes_ is None:
                 self.classes_ = np.unique(y)
             if len(self.classes_) < 2:
-                raise ValueError(f"y has only one class, {self.classes_[0]!r}; a classifier needs at least two.")
+                raise ValueError(f"y has only one class, {self.classes_[:1].tolist()}; a classifier needs at least two.")
         known = np.isin(y, self.classes_)
         if not known.all():
-            raise ValueError(f"class {y[~known][0]!r} is not one of the model's classes {list(self.classes_)}.")
+            raise ValueError(f"class {y[~known][:1].tolist()} is not one of the model's classes {self.classes_.tolist()}.")
         codes = np.searchsorted(self.classes_, y)
         return np.eye(len(self.classes_))[codes] if len(self.classes_) > 2 else codes[:, None].astype(np.float64)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
@@ -15,8 +16,9 @@ from kronsgd.estimators.inputs import ArrayMap
 from kronsgd.features.serialize import features_from_state, features_state
 from kronsgd.modelfile import read_model, write_model
 from kronsgd.network import TwoLayer
+from kronsgd.parallel import threads
 from kronsgd.training import StopReason
-from kronsgd.validation import check_choice
+from kronsgd.validation import check_choice, check_real
 
 __all__ = ["load_model", "save_model"]
 
@@ -32,7 +34,8 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     arrays |= {f"state.{k}": v for k, v in model._engine.arrays(model.state_).items()}
     if model._array_map is not None:
         arrays |= {"input.mean": model._array_map.mean, "input.scale": model._array_map.scale}
-    params = {k: v if isinstance(v, (str, int, float, bool)) else None for k, v in model.get_params().items()}
+    plain = (str, int, float, bool, np.generic)  # a generator as random_state is not kept
+    params = {k: v if isinstance(v, plain) else None for k, v in model.get_params().items()}
     meta = {
         "class": type(model).__name__, "params": params, "network": asdict(model.state_.network), "engine": model.engine_,
         "normalize": bool(model.normalize), "features": tree, "basis": basis_tree, "history": model.history_,
@@ -48,8 +51,9 @@ def load_model(path: str | os.PathLike[str], classes: Mapping[str, Any]) -> Any:
     arrays, meta = read_model(path)
     try:
         model = classes[meta["class"]](**meta["params"])
-        _restore(model, arrays, meta)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        with threads(model.n_jobs):
+            _restore(model, arrays, meta)
+    except Exception as error:  # whatever a damaged or hostile file provokes
         raise ValueError(f"{path} is not a consistent kronsgd model ({error}); save the model again.") from None
     return model
 
@@ -58,10 +62,12 @@ def _restore(model: Any, arrays: dict[str, Array], meta: dict[str, Any]) -> None
     model._check_params()
     check_choice("engine", meta["engine"], ENGINES)
     network = TwoLayer(**meta["network"])
+    if arrays["state.output_weights"].shape != (network.n_hidden, network.n_outputs):  # before anything is allocated
+        raise ValueError("the output weights do not fit the network")
     features = features_from_state(arrays, meta["features"])
     basis = features_from_state(arrays, meta["basis"], "basis")
     model.engine_, model.n_iter_, model.history_ = meta["engine"], int(meta["n_iter"]), list(meta["history"])
-    model.threshold_, model.learning_rate_ = network.threshold, float(meta["learning_rate"])
+    model.threshold_, model.learning_rate_ = network.threshold, check_real("learning_rate", meta["learning_rate"], 0)
     model.stop_reason_ = StopReason[meta["stop_reason"]]
     if meta["max_iter"] is not None:
         model.max_iter_ = int(meta["max_iter"])

@@ -10,6 +10,7 @@ from sklearn.base import RegressorMixin
 
 from kronsgd.estimators.base import KronEstimator
 from kronsgd.estimators.inputs import check_targets
+from kronsgd.validation import check_finite
 
 __all__ = ["KronRegressor"]
 
@@ -54,5 +55,7 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
     def _restore_own(self, own: dict[str, Any]) -> None:
         self.y_mean_, self.y_scale_ = np.array(own["y_mean"], dtype=float), np.array(own["y_scale"], dtype=float)
         self._single = bool(own["single"])
+        check_finite("y_mean", self.y_mean_)
+        check_finite("y_scale", self.y_scale_)
         if not len(self.y_mean_) == len(self.y_scale_) == self.state_.network.n_outputs:
             raise ValueError("the target's mean and scale do not fit the network's outputs")

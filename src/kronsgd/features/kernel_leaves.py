@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from kronsgd.features.base import Features
 from kronsgd.features.leaves import Array, Leaf
 from kronsgd.parallel import matmul
-from kronsgd.validation import as_float_matrix, check_choice, check_finite, check_real
+from kronsgd.validation import as_float_matrix, check_array, check_choice, check_finite, check_real
 
 __all__ = ["RBF", "Kernel", "Tanimoto"]
 
@@ -165,13 +165,23 @@ class Kernel(SpanLeaf):
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
         out = cls.__new__(cls)
-        for name in ("gram", "scale", "codes", "cross", "self_similarity"):
-            setattr(out, name, arrays[name])
+        out.gram = check_array("gram", arrays, (None, None), "f")
+        n = out.n_anchors
+        out.scale = check_array("scale", arrays, (n,), "f")
+        out.cross = check_array("cross", arrays, (None, n), "f")
+        out.self_similarity = check_array("self_similarity", arrays, (len(out.cross),), "f")
+        out.codes = check_array("codes", arrays, (None,), "i")
+        if out.gram.shape != (n, n) or not ((out.codes >= 0) & (out.codes < n + len(out.cross))).all():
+            raise ValueError("a kernel's codes point outside its tables")
         return out
 
     def select_entities(self, entities: NDArray[np.int64]) -> Self:
         out = copy.copy(self)
         out.codes, out.index = self.codes[entities], None
+        fresh = out.codes >= self.n_anchors
+        used, places = np.unique(out.codes[fresh] - self.n_anchors, return_inverse=True)
+        out.cross, out.self_similarity = self.cross[used], self.self_similarity[used]
+        out.codes[fresh] = self.n_anchors + places
         return out
 
     def append_entities(self, other: Kernel) -> Self:
@@ -211,7 +221,8 @@ class VectorKernel(SpanLeaf):
         return self.array.dtype
 
     def entity_inner(self, other: VectorKernel, mine: Any, others: Any) -> Array:
-        a, b = self.array[mine], other.array[others]
+        # float64: a kernel of differences would lose the digits that float32 has, where the vectors are far from 0
+        a, b = self.array[mine].astype(np.float64), other.array[others].astype(np.float64)
         dots = matmul(a, b.T)
         return self.kernel(dots, np.einsum("ij,ij->i", a, a)[:, None], np.einsum("ij,ij->i", b, b)[None, :])
 
@@ -229,7 +240,7 @@ class VectorKernel(SpanLeaf):
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
-        return cls(arrays["array"], **options)  # type: ignore[call-arg]  # the options are the subclass's own
+        return cls(check_array("array", arrays, (None, None), "f"), **options)  # type: ignore[call-arg]  # the options are the subclass's own
 
     def select_entities(self, entities: NDArray[np.int64]) -> Self:
         return self._over(self.array[entities])

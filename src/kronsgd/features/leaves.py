@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kronsgd.features.base import Features
 from kronsgd.parallel import matmul
-from kronsgd.validation import as_float_matrix, check_finite
+from kronsgd.validation import as_float_matrix, check_array, check_finite
 
 __all__ = ["Dense", "Leaf", "OneHot", "Sparse"]
 
@@ -202,8 +202,9 @@ class Dense(Leaf):
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
-        out = cls(arrays["array"], normalize=False)
-        out.normalize, out.mean = bool(options["normalize"]), arrays.get("mean")
+        out = cls(check_array("array", arrays, (None, None), "f"), normalize=False)
+        out.normalize = bool(options["normalize"])
+        out.mean = check_array("mean", arrays, (out.dim,), "f") if "mean" in arrays else None
         return out
 
     def select_entities(self, entities: NDArray[np.int64]) -> Self:
@@ -239,6 +240,7 @@ class Sparse(Leaf):
         if normalize:
             norms = np.sqrt(np.asarray(csr.multiply(csr).sum(axis=1), dtype=np.float64).ravel())
             csr = sp.csr_array(sp.diags_array(_safe_inverse(norms)) @ csr, dtype=csr.dtype)
+        csr.sort_indices()
         self.matrix = csr
 
     @property
@@ -271,7 +273,12 @@ class Sparse(Leaf):
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
-        csr = sp.csr_array((arrays["data"], arrays["indices"], arrays["indptr"]), shape=tuple(options["shape"]))
+        n, d = (int(size) for size in options["shape"])
+        indptr = check_array("indptr", arrays, (n + 1,), "i")
+        indices = check_array("indices", arrays, (None,), "i")
+        if indptr[0] != 0 or indptr[-1] != len(indices) or (np.diff(indptr) < 0).any():
+            raise ValueError("array 'indptr' of a sparse table does not grow from 0 to the number of its entries")
+        csr = sp.csr_array((check_array("data", arrays, indices.shape, "f"), indices, indptr), shape=(n, d))
         csr.check_format(full_check=True)
         return cls(csr, normalize=False)
 

@@ -109,14 +109,14 @@ def append_rows(features: Features, other: Features) -> tuple[Features, NDArray[
 def _merge_entities(leaf: Leaf, other: Leaf) -> tuple[Leaf, NDArray[np.int64], NDArray[np.int64]]:
     """(leaf over both tables with equal entities once, entity of each row of `leaf`, of `other`)."""
     keys: dict[bytes, int] = {}
-    for e, key in enumerate(leaf.entity_keys()):
-        keys.setdefault(key, e)
-    theirs = np.empty(other.n_entities, dtype=np.int64)
+    mine = np.array([keys.setdefault(key, e) for e, key in enumerate(leaf.entity_keys())], dtype=np.int64)
     fresh: list[int] = []
-    for e, key in enumerate(other.entity_keys()):
+    theirs = np.empty(other.n_entities, dtype=np.int64)
+    own_precision = leaf.append_entities(other).select_entities(leaf.n_entities + np.arange(other.n_entities))
+    for e, key in enumerate(own_precision.entity_keys()):
         if key not in keys:
             keys[key] = leaf.n_entities + len(fresh)
             fresh.append(e)
         theirs[e] = keys[key]
-    table = leaf.append_entities(other.select_entities(np.array(fresh, dtype=np.int64))) if fresh else leaf
-    return table, np.arange(leaf.n_entities)[leaf.rows], theirs[other.rows]
+    table = leaf.append_entities(own_precision.select_entities(np.array(fresh, dtype=np.int64))) if fresh else leaf
+    return table, mine[leaf.rows], theirs[other.rows]
