@@ -12,6 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from kronsgd.estimators.base import KronEstimator
 from kronsgd.estimators.inputs import check_targets
+from kronsgd.estimators.parameters import PARAMETERS
 
 __all__ = ["KronClassifier"]
 
@@ -19,7 +20,12 @@ Array = NDArray[Any]
 
 
 class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
-    """Classification with a wide two-layer network on product features: logistic loss for two classes, else softmax."""
+    __doc__ = (
+        "Classification with a wide two-layer network on product features: logistic loss for two classes, else softmax."
+        + PARAMETERS
+        + """classes_ : the class labels, sorted.
+    """
+    )
 
     def _read_targets(self, y: Any, n_rows: int) -> Array:
         y = check_targets(y, n_rows, numeric=False)

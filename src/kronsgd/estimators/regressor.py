@@ -10,6 +10,7 @@ from sklearn.base import RegressorMixin
 
 from kronsgd.estimators.base import KronEstimator
 from kronsgd.estimators.inputs import check_targets
+from kronsgd.estimators.parameters import PARAMETERS
 from kronsgd.validation import check_finite
 
 __all__ = ["KronRegressor"]
@@ -18,7 +19,12 @@ Array = NDArray[Any]
 
 
 class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
-    """Least-squares regression with a wide two-layer network on product features."""
+    __doc__ = (
+        "Least-squares regression with a wide two-layer network on product features; y may have several columns."
+        + PARAMETERS
+        + """y_mean_, y_scale_ : the network is trained on (y − y_mean_) / y_scale_, with loss ½(f − y)².
+    """
+    )
 
     def _read_targets(self, y: Any, n_rows: int) -> Array:
         return check_targets(y, n_rows, numeric=True)

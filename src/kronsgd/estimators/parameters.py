@@ -1,0 +1,71 @@
+"""The parameters that both estimators share, described once."""
+
+__all__ = ["PARAMETERS"]
+
+PARAMETERS = """
+
+    The network is f_c(x) = (γ/√m) Σ_r a_rc max(⟨w_r, x⟩ − b, 0) on rows x of norm 1; neuron r fires on x when ⟨w_r, x⟩ > b.
+    X is a feature expression such as `(1 + drugs[i]) * (1 + proteins[j])`, or a plain 2-D array, which stands for
+    `(1 + Z) ** 2` with Z its scaled columns.
+
+    Parameters
+    ----------
+    n_hidden : int, default=1024
+        Number of neurons m.
+    engine : {"auto", "scan", "dense"}, default="auto"
+        How steps are computed; never what they are. "scan" never builds the product, "dense" does, and is chosen where
+        that is cheaper.
+    threshold : float or "auto", default="auto"
+        b; "auto" is √(0.4 ln m), which lets a few percent of the neurons fire.
+    output_scale : float, default=0.1
+        γ. At 1 the network stays close to its tangent kernel; smaller values let it learn features.
+    init : {"structured", "gaussian"}, default="structured"
+        w(0): Kronecker products of Gaussian factors, or N(0, I) over all coordinates (moderate dimensions only).
+    init_rank : int, default=1
+        Number of Kronecker products that are added up in each structured w_r(0).
+    antisymmetric : bool, default=True
+        Neurons come in pairs with equal w(0) and opposite a, so that f = 0 at the start.
+    train_output : bool, default=False
+        Train the output weights a too.
+    normalize : bool, default=True
+        Scale every row of the whole expression to norm 1.
+    standardize : bool, default=True
+        Scale the columns of a plain array to mean 0 and variance 1 first.
+    dtype : {"auto", "float32", "float64"}, default="auto"
+        Precision; "auto" is that of a plain array, and float32 for an expression.
+    batch_size : int or "auto", default="auto"
+        Rows per step; "auto" is min(64, rows).
+    learning_rate : {"cosine", "linear", "constant"}, default="cosine"
+        Schedule: step t of T uses learning_rate_init · ½(1 + cos(πt/T)), · (1 − t/T), or itself; t = 0 … T − 1.
+    learning_rate_init : float or "auto", default="auto"
+        Step on the mean gradient of a batch; "auto" is the inverse of the largest eigenvalue of the network's own tangent
+        kernel on a batch times the loss's curvature, halved if the loss should diverge.
+    max_iter : int or "auto", default="auto"
+        Epochs; 0 only initialises. "auto" asks the tangent kernel's generalised cross-validation how long to train.
+    alpha : float, default=0.0
+        Penalty (alpha/2) Σ_r ‖(γ/√m)(w_r − w_r(0))‖² on what is learned.
+    shuffle : bool, default=True
+        Draw batches at random; False takes consecutive rows.
+    tol, n_iter_no_change : float, default=1e-4; int, default=10
+        Stop when the training loss has not fallen by tol for n_iter_no_change epochs.
+    early_stopping, validation_fraction : bool, default=False; float, default=0.1
+        Hold out a part of the rows, stop when its loss has not fallen for n_iter_no_change epochs, keep the best model.
+    warm_start : bool, default=False
+        Let fit go on from the fitted model, with these rows added to those it knows.
+    random_state : int, RandomState or None, default=None
+        Seed of initial weights and batches.
+    n_jobs : int or None, default=None
+        Threads; None uses all. The result does not depend on it.
+    verbose : bool, default=False
+        Show a progress bar.
+
+    Attributes
+    ----------
+    features_ : the training rows as an expression; `features(X)` gives that of other rows.
+    engine_, threshold_, learning_rate_, max_iter_ : what "auto" became.
+    history_ : a dict per epoch: loss, fired (share of pairs), learning_rate, seconds, rows_per_second, validation_loss.
+    loss_curve_ : the losses in history_.
+    n_iter_ : epochs trained.
+    stop_reason_ : why training ended; a StopReason whose value is a sentence with advice.
+    output_weights_ : a (n_hidden, outputs); `hidden_weights()` gives W (n_hidden, d) where d is small.
+    """

@@ -1,0 +1,44 @@
+"""What the README shows runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import typer
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+
+
+def test_python_blocks_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in blocks("python"):
+        exec(block, namespace)
+    assert (tmp_path / "pairs.kron").exists()
+    assert namespace["model"].score(namespace["X"][1500:], namespace["y"][1500:]) > 0.5
+
+
+def test_commands_and_flags_exist():
+    from kronsgd.cli.app import app
+
+    group = typer.main.get_command(app)
+    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    lines = [line for line in text.splitlines() if line.startswith("kronsgd ")]
+    assert len(lines) >= 5
+    for line in lines:
+        _, name, *words = shlex.split(line, comments=True)
+        command = group.commands[name]
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+@pytest.mark.parametrize("target", ["demo", "test"])
+def test_quick_start_has_the_two_commands(target):
+    assert f"make {target}" in blocks("bash")[0]
