@@ -167,6 +167,8 @@ def _conclude(config: Config, fitted: list[Fitted], metrics: dict[str, Any], out
     if "test" not in metrics:
         flag = "--test-fraction 0.2" if config.data.dataset else "--test FILE or --test-fraction 0.2"
         say_plain(f"no test rows: give {flag} to see how well new rows are predicted.")
+    say_plain(f"epochs trained: {fitted[-1].model.n_iter_} of at most {fitted[-1].model.max_iter_}")
     say_plain(f"written: {out.resolve()}")
+    say_plain(f"pictures: {', '.join(str(path.resolve()) for path in sorted(out.glob('*.png')))}")
     if reason is StopReason.INTERRUPTED:
         say("warning", "training was interrupted; the model so far was kept.")

@@ -94,7 +94,9 @@ def train(
     stopper = _Stopper(settings, validation is not None)
     n_batches = -(-len(targets) // settings.batch_size)
     total = settings.max_iter * n_batches
-    bar = tqdm(total=settings.max_iter * len(targets), unit="row", unit_scale=True, disable=not settings.verbose)
+    bar = tqdm(
+        total=settings.max_iter * len(targets), unit="row", unit_scale=True, mininterval=0.5, disable=not settings.verbose
+    )  # fmt: skip
     with bar, deferred_interrupt() as interrupted:
         for epoch in range(first_epoch, first_epoch + settings.max_iter):
             started, loss_sum, fired, rate = time.perf_counter(), 0.0, 0, 0.0
