@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 from kronsgd.engines import ENGINES, Engine
 from kronsgd.estimators.files import load_model, save_model
 from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
+from kronsgd.estimators.parameters import check_params
 from kronsgd.features.base import Features
 from kronsgd.features.serialize import append_rows
 from kronsgd.losses import LOSSES
@@ -29,19 +29,16 @@ from kronsgd.network import TwoLayer, auto_threshold, generator
 from kronsgd.parallel import threads
 from kronsgd.planner import choose_engine
 from kronsgd.training import (
-    SCHEDULES,
     Diverged,
     History,
     Settings,
     StopReason,
     Validation,
     auto_learning_rate,
-    best_training_time,
-    epochs_for,
-    schedule_mean,
+    automatic_horizon,
     train,
 )
-from kronsgd.validation import check_choice, check_integer, check_real, did_you_mean
+from kronsgd.validation import check_integer, did_you_mean
 
 __all__ = ["KronEstimator"]
 
@@ -126,6 +123,13 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
     def _read_targets(self, y: Any, n_rows: int) -> Array:
         raise NotImplementedError
 
+    def _own_state(self) -> dict[str, Any]:
+        """What a subclass has learned beyond the network, as JSON."""
+        raise NotImplementedError
+
+    def _restore_own(self, own: dict[str, Any]) -> None:
+        raise NotImplementedError
+
     # Parameters --------------------------------------------------------------------------------------------------------
 
     def set_params(self, **params: Any) -> Self:
@@ -138,24 +142,6 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
                     f"{did_you_mean(name, known)}"
                 )
         return super().set_params(**params)
-
-    def _check_params(self) -> None:
-        check_choice("engine", self.engine, ["auto", *ENGINES])
-        check_choice("dtype", self.dtype, ["auto", "float32", "float64"])
-        check_choice("learning_rate", self.learning_rate, SCHEDULES)
-        if self.max_iter != "auto":
-            check_integer("max_iter", self.max_iter, 0)
-        check_integer("n_iter_no_change", self.n_iter_no_change, 1)
-        check_real("alpha", self.alpha, 0)
-        check_real("tol", self.tol, 0)
-        if self.early_stopping:
-            check_real("validation_fraction", self.validation_fraction, 0, 0.9, open_low=True)
-        if self.batch_size != "auto":
-            check_integer("batch_size", self.batch_size, 1)
-        if self.learning_rate_init != "auto":
-            check_real("learning_rate_init", self.learning_rate_init, 0, open_low=True)
-        if self.threshold != "auto":
-            check_real("threshold", self.threshold, -math.inf)
 
     def _make_network(self, n_outputs: int, dtype: str) -> TwoLayer:
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
@@ -196,7 +182,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
             raise
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
-        self._check_params()
+        check_params(self)
         warm = self.warm_start and hasattr(self, "state_")
         rows = read_rows(self, X, reset=not warm, minimum=2)
         y = self._read_targets(y, len(rows))
@@ -220,7 +206,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         """One pass over the rows in the order given, at a constant step; new rows and entities are welcome."""
-        self._check_params()
+        check_params(self)
         first = not hasattr(self, "state_")
         rows = read_rows(self, X, reset=first)
         y = self._read_targets(y, len(rows))
@@ -290,13 +276,10 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
 
     def _set_horizon(self, targets: Array, weights: Array) -> None:
         """max_iter="auto": as long as the tangent kernel's cross-validation says, in at least a few epochs."""
-        loss, n = LOSSES[self._loss_name()], len(targets)
-        slopes = -loss.derivative(np.zeros_like(targets), targets)
-        curvature = loss.start_curvature(targets.shape[1])
-        time = best_training_time(self._engine, self.state_, slopes, weights, curvature)
-        n_batches = -(-n // self._batch_size(n))
-        fixed = self.learning_rate_init != "auto"
-        horizon = epochs_for(time, n_batches, n, self.learning_rate_, schedule_mean(self.learning_rate), fixed)
+        horizon = automatic_horizon(
+            self._engine, self.state_, LOSSES[self._loss_name()], targets, weights, self._batch_size(len(targets)),
+            self.learning_rate_, self.learning_rate_init != "auto", self.learning_rate,
+        )  # fmt: skip
         self.max_iter_, self.learning_rate_ = horizon.max_iter, horizon.learning_rate
 
     def _hold_out(
@@ -403,10 +386,3 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
     def load(path: str | os.PathLike[str]) -> KronEstimator:
         """The estimator that was saved at `path`. ValueError for anything but a whole, consistent model file."""
         return load_model(path, KronEstimator.registry)
-
-    def _own_state(self) -> dict[str, Any]:
-        """What a subclass has learned beyond the network, as JSON."""
-        raise NotImplementedError
-
-    def _restore_own(self, own: dict[str, Any]) -> None:
-        raise NotImplementedError

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kronsgd.engines import ENGINES
 from kronsgd.estimators.inputs import ArrayMap
+from kronsgd.estimators.parameters import check_params
 from kronsgd.features.serialize import features_from_state, features_state
 from kronsgd.modelfile import read_model, write_model
 from kronsgd.network import TwoLayer
@@ -59,7 +60,7 @@ def load_model(path: str | os.PathLike[str], classes: Mapping[str, Any]) -> Any:
 
 
 def _restore(model: Any, arrays: dict[str, Array], meta: dict[str, Any]) -> None:
-    model._check_params()
+    check_params(model)
     check_choice("engine", meta["engine"], ENGINES)
     network = TwoLayer(**meta["network"])
     if arrays["state.output_weights"].shape != (network.n_hidden, network.n_outputs):  # before anything is allocated

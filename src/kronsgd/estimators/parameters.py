@@ -1,6 +1,15 @@
-"""The parameters that both estimators share, described once."""
+"""The parameters that both estimators share: described and checked once."""
 
-__all__ = ["PARAMETERS"]
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from kronsgd.engines import ENGINES
+from kronsgd.training import SCHEDULES
+from kronsgd.validation import check_choice, check_integer, check_real
+
+__all__ = ["PARAMETERS", "check_params"]
 
 PARAMETERS = """
 
@@ -69,3 +78,23 @@ PARAMETERS = """
     stop_reason_ : why training ended; a StopReason whose value is a sentence with advice.
     output_weights_ : a (n_hidden, outputs); `hidden_weights()` gives W (n_hidden, d) where d is small.
     """
+
+
+def check_params(model: Any) -> None:
+    """Raise TypeError or ValueError for the first parameter out of range."""
+    check_choice("engine", model.engine, ["auto", *ENGINES])
+    check_choice("dtype", model.dtype, ["auto", "float32", "float64"])
+    check_choice("learning_rate", model.learning_rate, SCHEDULES)
+    if model.max_iter != "auto":
+        check_integer("max_iter", model.max_iter, 0)
+    check_integer("n_iter_no_change", model.n_iter_no_change, 1)
+    check_real("alpha", model.alpha, 0)
+    check_real("tol", model.tol, 0)
+    if model.early_stopping:
+        check_real("validation_fraction", model.validation_fraction, 0, 0.9, open_low=True)
+    if model.batch_size != "auto":
+        check_integer("batch_size", model.batch_size, 1)
+    if model.learning_rate_init != "auto":
+        check_real("learning_rate_init", model.learning_rate_init, 0, open_low=True)
+    if model.threshold != "auto":
+        check_real("threshold", model.threshold, -math.inf)

@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 
 from kronsgd.engines.base import Engine
 from kronsgd.features.serialize import append_rows
+from kronsgd.losses import Loss
 from kronsgd.network import generator
-from kronsgd.training.learning_rate import tangent_kernel
+from kronsgd.training.learning_rate import schedule_mean, tangent_kernel
 
-__all__ = ["Horizon", "best_training_time", "epochs_for"]
+__all__ = ["Horizon", "automatic_horizon", "best_training_time", "epochs_for"]
 
 Array = NDArray[Any]
 SAMPLE = 1024  # rows whose tangent kernel is decomposed; larger sets are extrapolated from SAMPLE / 2 and SAMPLE
@@ -38,6 +39,16 @@ class Horizon:
 
     max_iter: int
     learning_rate: float
+
+
+def automatic_horizon(
+    engine: Engine, state: Any, loss: Loss, targets: Array, weights: Array, batch_size: int, rate: float, fixed: bool, name: str
+) -> Horizon:
+    """Epochs for a schedule `name` that starts at `rate`, and the step to start at (`rate` itself if `fixed`)."""
+    n = len(targets)
+    slopes = -loss.derivative(np.zeros_like(targets), targets)
+    time = best_training_time(engine, state, slopes, weights, loss.start_curvature(targets.shape[1]))
+    return epochs_for(time, -(-n // batch_size), n, rate, schedule_mean(name), fixed)
 
 
 def best_training_time(engine: Engine, state: Any, targets: Array, weights: Array, curvature: float) -> float:

@@ -92,35 +92,30 @@ def train(
     """Train `state` in place on its `rows`. Shapes: rows (n,), targets (n, C), weights (n,) with mean 1. Raises Diverged."""
     history = History()
     stopper = _Stopper(settings, validation is not None)
-    n_batches = -(-len(targets) // settings.batch_size)
-    total = settings.max_iter * n_batches
+    total = settings.max_iter * -(-len(targets) // settings.batch_size)
     bar = tqdm(
         total=settings.max_iter * len(targets), unit="row", unit_scale=True, mininterval=0.5, disable=not settings.verbose
     )  # fmt: skip
+
+    def step(batch: NDArray[np.int64]) -> tuple[float, int]:
+        rate = settings.learning_rate_init * schedule(settings.learning_rate, history.n_steps, total)
+        history.n_steps += 1
+        bar.update(len(batch))
+        return train_step(engine, state, loss, rows[batch], targets[batch], weights[batch], rate, settings.alpha)
+
     with bar, deferred_interrupt() as interrupted:
         for epoch in range(first_epoch, first_epoch + settings.max_iter):
-            started, loss_sum, fired, rate = time.perf_counter(), 0.0, 0, 0.0
-            batches = epoch_batches(
-                len(targets), settings.batch_size, shuffle=settings.shuffle, seed=state.network.seed, epoch=epoch
-            )
+            seed = state.network.seed
+            batches = epoch_batches(len(targets), settings.batch_size, shuffle=settings.shuffle, seed=seed, epoch=epoch)
+            started, sums = time.perf_counter(), np.zeros(2)
             for batch in batches:
-                rate = settings.learning_rate_init * schedule(settings.learning_rate, history.n_steps, total)
-                value, count = train_step(
-                    engine, state, loss, rows[batch], targets[batch], weights[batch], rate, settings.alpha
-                )  # fmt: skip
-                history.n_steps += 1
-                loss_sum, fired = loss_sum + value, fired + count
-                bar.update(len(batch))
+                sums += step(batch)
                 if interrupted():
                     history.stop_reason = StopReason.INTERRUPTED
                     logger.warning("stopped: %s", history.stop_reason.value)
                     return history
-            seconds = time.perf_counter() - started
-            record = {
-                "epoch": epoch + 1, "loss": loss_sum / len(targets), "learning_rate": rate,
-                "fired": fired / (len(targets) * state.network.n_hidden),
-                "seconds": seconds, "rows_per_second": len(targets) / max(seconds, 1e-9),
-            }  # fmt: skip
+            rate = settings.learning_rate_init * schedule(settings.learning_rate, history.n_steps - 1, total)
+            record = _record(epoch, sums, len(targets), state.network.n_hidden, rate, time.perf_counter() - started)
             if validation is not None:
                 record["validation_loss"] = _validation_loss(engine, state, loss, validation)
             history.records.append(record)
@@ -134,6 +129,14 @@ def train(
                 break
     stopper.restore_best(engine, state)
     return history
+
+
+def _record(epoch: int, sums: Array, n_rows: int, n_hidden: int, rate: float, seconds: float) -> dict[str, float]:
+    """What the history keeps of an epoch, from its summed loss and number of fired pairs."""
+    return {
+        "epoch": epoch + 1, "loss": float(sums[0]) / n_rows, "learning_rate": rate,
+        "fired": float(sums[1]) / (n_rows * n_hidden), "seconds": seconds, "rows_per_second": n_rows / max(seconds, 1e-9),
+    }  # fmt: skip
 
 
 def _validation_loss(engine: Engine, state: Any, loss: Loss, validation: Validation) -> float:
