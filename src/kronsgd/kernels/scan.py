@@ -16,6 +16,7 @@ from numba import njit, prange
 __all__ = ["LANES", "accumulate", "activate", "compact", "merged_sizes", "neuron_gradient", "record", "step_coefficients"]
 
 LANES = (16, 64)  # widths with compiled code of their own: the inner loops unroll over them
+GROUPS = 16  # of blocks: the units of parallel work; more would walk the panel more often, fewer would idle threads
 PANEL_ROWS = 1024  # of a slice: 256 KiB at 64 lanes of float32, a part of a core's second-level cache
 
 
@@ -24,25 +25,27 @@ def _make_accumulate(lanes: int) -> Any:
 
     @njit(cache=True, parallel=True, fastmath={"contract"})  # fused multiply-add; NaN stays visible
     def accumulate_panel(z: Any, cursor: Any, K: Any, indptr: Any, rows: Any, alpha: Any, bounds: Any) -> None:
-        z[:] = 0
-        cursor[:] = indptr[:-1]
-        for end in range(PANEL_ROWS, K.shape[0] + PANEL_ROWS, PANEL_ROWS):  # a slice of the panel that stays in cache
-            for block in prange(len(bounds) - 1):
-                for r in range(bounds[block], bounds[block + 1]):
-                    p, last = cursor[r], indptr[r + 1]
-                    if p == last or rows[p] >= end:
-                        continue
-                    acc = np.empty(width, K.dtype)  # allocated here, so that it lives in registers
-                    for s in range(width):
-                        acc[s] = z[r, s]
-                    while p < last and rows[p] < end:
+        n_blocks = len(bounds) - 1
+        for group in prange(GROUPS):
+            first, beyond = bounds[group * n_blocks // GROUPS], bounds[(group + 1) * n_blocks // GROUPS]
+            for r in range(first, beyond):
+                cursor[r] = indptr[r]
+                for s in range(width):
+                    z[r, s] = 0
+            for end in range(PANEL_ROWS, K.shape[0] + PANEL_ROWS, PANEL_ROWS):  # a slice of the panel, kept in cache
+                for r in range(first, beyond):
+                    start, beyond_list = cursor[r], indptr[r + 1]
+                    stop = start
+                    while stop < beyond_list and rows[stop] < end:
+                        stop += 1
+                    acc = np.zeros(width, K.dtype)  # allocated here, so that it lives in registers
+                    for p in range(start, stop):
                         value, j = alpha[p], rows[p]
                         for s in range(width):
                             acc[s] += value * K[j, s]
-                        p += 1
                     for s in range(width):
-                        z[r, s] = acc[s]
-                    cursor[r] = p
+                        z[r, s] += acc[s]
+                    cursor[r] = stop
 
     return accumulate_panel
 
@@ -93,7 +96,7 @@ def accumulate(z: Any, cursor: Any, K: Any, indptr: Any, rows: Any, alpha: Any, 
     """One tile of the batch: z[r, s] = Σ_p alpha[p]·K[rows[p], s] over neuron r's sorted list.
 
     Shape: z (m, L), cursor (m,) scratch, K (n, L), lists (m + 1,), (nnz,), (nnz,). Cost: 2·L·nnz flops; free of d.
-    The panel is walked in slices that stay in a core's cache, all neurons on one slice before the next.
+    Each group of blocks walks the panel in slices that stay in a core's cache, all its neurons on one slice before the next.
     """
     _ACCUMULATE[K.shape[1]](z, cursor, K, indptr, rows, alpha, bounds)
 
