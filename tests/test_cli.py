@@ -186,7 +186,7 @@ def test_new_entities(own, run):
     np.savez(folder / "new.npz", features=known[[2, 3]], ids=np.array(["N1", "D0"]))
     gram = np.load(folder / "proteins.npz")["features"]
     # kernel values with a known entity's own scale: the new entity is then that entity
-    np.savez(folder / "cross.npz", features=gram[[1]] / np.sqrt(gram[1, 1]), ids=np.array(["Q"]))
+    np.savez(folder / "cross.npz", features=gram[[1]], self_similarity=gram[[1], [1]], ids=np.array(["Q"]))
     pairs = write_pairs(folder / "q.csv", ["N1", "D0", "D2", "D3", "D2", "D2"], ["P1", "P1", "P1", "P1", "Q", "P0"])
     tables = ["--table", f"drug={folder / 'new.npz'}", "--table", f"protein={folder / 'cross.npz'}"]
     call("predict", run, "--pairs", pairs, *tables, "--out", folder / "p.csv")

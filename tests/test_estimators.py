@@ -472,8 +472,7 @@ def test_divergence_of_a_warm_start_keeps_the_model():
     features, y = pairs()
     model = KronRegressor(**SMALL, warm_start=True).fit(features, y)
     before = pickle.loads(pickle.dumps(model))
-    model.set_params(max_iter=50)
-    model.learning_rate_ = 1e7
+    model.set_params(max_iter=50, learning_rate_init=1e7)
     with pytest.warns(ConvergenceWarning):
         model.fit(features, y)
     assert_same_bits(model, before, features)
@@ -714,3 +713,55 @@ def test_weights_of_the_loss_are_not_negated_by_order():
     first = fit(F, dtype="float64", batch_size=30)
     second = fit(F[order], Y[order], dtype="float64", batch_size=30)
     np.testing.assert_allclose(first.predict(F), second.predict(F), rtol=1e-10)
+
+
+def test_predictions_of_several_threads_at_once():
+    """A fitted model holds no buffer that two predictions share."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    features, y = pairs()
+    model = KronRegressor(**SMALL, engine="scan").fit(features, y)
+    views = [model._engine.view(model.state_, features) for _ in range(2)]
+    first = model._engine.forward(model.state_, np.arange(3), views[0])
+    kept = first.hidden.copy()
+    model._engine.forward(model.state_, np.arange(3, 6), views[1])
+    np.testing.assert_array_equal(first.hidden, kept)
+    with ThreadPoolExecutor(1) as pool:
+        np.testing.assert_array_equal(pool.submit(model.predict, features).result(), model.predict(features))
+
+
+def test_no_neuron_fires():
+    features, y = pairs()
+    model = KronRegressor(**{**SMALL, "threshold": 50.0, "max_iter": "auto", "learning_rate_init": "auto"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(features, y)
+    assert model.stop_reason_ is StopReason.SILENT
+    assert model.n_iter_ == 1
+
+
+@pytest.mark.parametrize("max_iter", [1, 20])
+def test_a_step_that_throws_the_model_off_is_divergence(max_iter):
+    features, y = pairs()
+    model = KronRegressor(**{**SMALL, "learning_rate_init": 1e7, "max_iter": max_iter})
+    with pytest.warns(ConvergenceWarning):
+        model.fit(features, y)
+    assert model.stop_reason_ is StopReason.DIVERGED
+
+
+def test_warm_start_takes_a_new_step_and_refuses_another_network():
+    features, y = pairs()
+    model = KronRegressor(**SMALL, warm_start=True).fit(features, y)
+    before = model.hidden_weights()
+    model.set_params(learning_rate_init=1e-30).fit(features, y)
+    assert model.learning_rate_ == 1e-30
+    np.testing.assert_allclose(model.hidden_weights(), before, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"threshold=3\.0 differs"):
+        model.set_params(threshold=3.0).fit(features, y)
+
+
+def test_order_of_factors_of_equal_width():
+    rng = np.random.default_rng(0)
+    a, b, y = Dense(rng.normal(size=(30, 4))), Dense(rng.normal(size=(30, 4))), rng.normal(size=30)
+    first, second = KronRegressor(**SMALL).fit(a * b, y), KronRegressor(**SMALL).fit(b * a, y)
+    np.testing.assert_array_equal(first.predict(a * b), second.predict(b * a))

@@ -566,3 +566,23 @@ def test_constant_alone():
     assert Constant(3).dense().tolist() == [[3.0]]
     assert Constant(3).inner().tolist() == [[9.0]]
     assert repr(Constant(3)) == "3: 1 rows × 1 dimensions"
+
+
+def test_new_kernel_entities_keep_known_values_exact():
+    """A new entity in the panel changes nothing for the known ones, and needs its self-similarity in the table's units."""
+    rng = np.random.default_rng(0)
+    gram = np.cov(rng.normal(size=(5, 40))) * 9
+    table = Kernel(gram)
+    with pytest.raises(ValueError, match="give self_similarity"):
+        table.new_entities(gram[:1])
+    with pytest.raises(ValueError, match="no kernel value may exceed"):
+        table.new_entities(np.full((1, 5), 1e3), 1.0)
+    new = table.new_entities(gram[:2], np.diag(gram)[:2])
+    np.testing.assert_allclose(new.inner(table), table.inner()[:2], atol=1e-12)
+    mixed = table.append_entities(new)
+    np.testing.assert_allclose(mixed.inner()[:5, :5], table.inner(), atol=1e-12)
+    np.testing.assert_allclose(mixed.inner()[5:], mixed.inner()[:2], atol=1e-9)
+
+
+def test_rows_equal_to_the_centre_stay_zero():
+    np.testing.assert_array_equal(Dense(np.full((3, 2), 0.1), center=True).dense(), np.zeros((3, 2)))

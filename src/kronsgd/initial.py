@@ -79,11 +79,11 @@ class InitialWeights:
     def slots(self, expanded: Features) -> dict[int, tuple[str, tuple[int, ...], int]]:
         """For each leaf and constant of an expression without powers: where its draws come from, and how many.
 
-        Keyed by kind, dimension and occurrence rather than by place, so that A * B and B * A draw the same factors.
+        Keyed by kind, dimension and first entity rather than by place, so that A * B and B * A draw the same factors.
         """
         seen: Counter[tuple[int, ...]] = Counter()
         out: dict[int, tuple[str, tuple[int, ...], int]] = {}
-        numbered = expand_powers(self.prototype).leaves()  # a kernel's width is that of its anchors, not of the new rows
+        numbered = iter(self._leaf_slots())
 
         def visit(node: Features) -> None:
             for child in node.children:
@@ -93,13 +93,22 @@ class InitialWeights:
                 out[id(node)] = ("constant", (seen[key],), 1)
                 seen[key] += 1
             elif isinstance(node, Leaf):
-                width = next(numbered).n_coordinates
-                key = (zlib.crc32(type(node).__name__.encode()), width)
-                out[id(node)] = ("leaf", (*key, seen[key]), width)
-                seen[key] += 1
+                out[id(node)] = next(numbered)
 
         visit(expanded)
         return out
+
+    def _leaf_slots(self) -> list[tuple[str, tuple[int, ...], int]]:
+        """Slots of the leaves from left to right; a kernel's width is that of its anchors, not of the new rows."""
+        leaves = list(expand_powers(self.prototype).leaves())
+        kinds = [(zlib.crc32(type(leaf).__name__.encode()), leaf.n_coordinates) for leaf in leaves]
+        by_content = sorted(range(len(leaves)), key=lambda k: (kinds[k], leaves[k].entity_keys()[0], k))
+        seen: Counter[tuple[int, ...]] = Counter()
+        slots: dict[int, tuple[str, tuple[int, ...], int]] = {}
+        for k in by_content:
+            slots[k] = ("leaf", (*kinds[k], seen[kinds[k]]), kinds[k][1])
+            seen[kinds[k]] += 1
+        return [slots[k] for k in range(len(leaves))]
 
     def values(self, rows: Features, normalize: bool, dtype: Any) -> StartingValues:
         """⟨w_r(0), x_i⟩ for every neuron and the rows of any expression over the same space."""
@@ -139,6 +148,9 @@ class StartingValues:
         self._weights, self._rows, self._normalize, self._dtype = weights, rows, normalize, np.dtype(dtype)
         self._scale = inverse_norms(rows, normalize)
         self._dense = weights.network.init == "gaussian"
+        fits = rows.n_rows * weights.network.n_hidden * self._dtype.itemsize <= CACHE_BYTES
+        self._keep_all = self._dense and fits  # every row's values, where weights are true Gaussians
+        self._all: Array | None = None
         self._tables: dict[int, Array | None] = {}  # group -> values of its entities; None: made on first use
         if self._dense:
             return
@@ -161,6 +173,10 @@ class StartingValues:
     def __call__(self, rows: NDArray[np.int64]) -> Array:
         """The starting values of the given rows. Shape: (S, m). Cost: S·m·Q for each group of factors."""
         network = self._weights.network
+        if self._keep_all:
+            if self._all is None:
+                self._all = self._gaussian(np.arange(self._rows.n_rows))
+            return np.asarray(self._all[rows])
         if self._dense:
             return self._gaussian(rows)
         values = self._combine(self._tree, rows)

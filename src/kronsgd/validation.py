@@ -18,6 +18,7 @@ __all__ = [
     "check_finite",
     "check_integer",
     "check_real",
+    "check_switch",
     "did_you_mean",
 ]
 
@@ -55,6 +56,12 @@ def check_real(name: str, value: Any, low: float, high: float = np.inf, *, open_
         left, right = ("(" if open_low else "["), (")" if high == np.inf else "]")
         raise ValueError(f"{name}={value!r} is out of range; allowed is {left}{low:g}, {high:g}{right}.")
     return value
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is True or False (or 0, 1, as command lines and old code have it)."""
+    if not isinstance(value, (bool, np.bool_)) and not (isinstance(value, Integral) and value in (0, 1)):
+        raise TypeError(f"{name}={value!r} is neither True nor False; give one of them.")
 
 
 def check_finite(name: str, array: NDArray[Any]) -> None:

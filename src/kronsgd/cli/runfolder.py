@@ -44,6 +44,10 @@ def check_target(out: Path, force: bool) -> None:
         raise ValueError(f"{out} is a file; give a folder for the run with --out.")
     if out.is_dir() and any(out.iterdir()) and not force:
         raise ValueError(f"the folder {out} is not empty; give another --out, or --force to replace the run in it.")
+    if out.is_dir() and not (out / "tables.json").exists():  # what stands there is the user's own
+        own = sorted(path.name for pattern in KNOWN for path in out.glob(pattern))
+        if own:
+            raise ValueError(f"{out} holds no run, but files that --force would replace: {own}; give another --out.")
 
 
 @contextmanager

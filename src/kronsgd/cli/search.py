@@ -52,6 +52,8 @@ def read_search(config: Config) -> Search | None:
     """The search of a run, every value checked before any is tried. None: there is none. ValueError on a mistake."""
     lists = {name: values for name, values in config.search.items() if name != "folds"}
     folds = config.search.get("folds")
+    if "random_state" in lists:
+        raise ValueError("random_state in [search] is not a hyper-parameter; use --seeds to average over several.")
     if folds is not None and (isinstance(folds, bool) or not isinstance(folds, int) or folds < 1):
         raise ValueError(f"folds={folds!r} in [search] is not allowed; give a whole number of at least 1.")
     if not lists:

@@ -53,6 +53,7 @@ def read_rows(path: Path, tables: dict[str, Table]) -> tuple[dict[str, NDArray[n
 def with_new_entities(name: str, table: Table, path: Path, ids: str | None = None) -> Table:
     """`table` with the entities in a file: of the same kind, or for a kernel their values with the known entities.
 
+    A kernel whose table does not have 1 on its diagonal needs an array `self_similarity` in an .npz file too.
     An entity of the file replaces the known one of the same id. Where the file has no ids, its rows are 0, 1, 2, …,
     and the known entities can no longer be named. Raises ValueError where the file does not fit the table.
     """
@@ -67,7 +68,7 @@ def with_new_entities(name: str, table: Table, path: Path, ids: str | None = Non
                 "its "
                 f"kernel values with the {known.n_anchors} known ones."
             )
-        new: Any = known.new_entities(cross.array)
+        new: Any = known.new_entities(cross.array, _self_similarity(path))
     else:
         new, new_ids = read_table(path, table.kind, ids, **table.options)
         if new.dim != known.dim or not known._same_structure(new):
@@ -78,6 +79,14 @@ def with_new_entities(name: str, table: Table, path: Path, ids: str | None = Non
     kept = np.array([row for row, key in enumerate(_as_text(table.ids)) if key not in replaced], dtype=np.int64)
     both = known.select_entities(kept).append_entities(new) if len(kept) else new
     return replace(table, features=both, ids=np.array([_as_text(table.ids)[k] for k in kept] + _as_text(new_ids)))
+
+
+def _self_similarity(path: Path) -> Array | None:
+    """The array `self_similarity` of an .npz file, if there is one."""
+    if path.suffix != ".npz":
+        return None
+    with np.load(path, allow_pickle=False) as file:
+        return file.get("self_similarity")
 
 
 def _as_text(ids: Array) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,7 +33,10 @@ class DenseState(State):
 
 
 class DenseEngine(Engine):
-    """Explicit SGD on W (m, d). Cost of a step: 6·S·m·d flops; memory 2·m·d + n·d numbers."""
+    """Explicit SGD on W (m, d). Cost of a step: 6·S·m·d flops; memory 2·m·d + n·d numbers.
+
+    Kernel entities that come after `initialize` are projected on the span of the first ones; `scan` takes them exactly.
+    """
 
     name: ClassVar[str] = "dense"
 
@@ -119,6 +123,12 @@ def _coordinates(basis: Features, rows: Features, normalize: bool, dtype: str) -
 
 
 def _check_size(network: TwoLayer, features: Features) -> None:
+    inexact = next((leaf for leaf in features.leaves() if leaf.n_coordinates < leaf.n_entities and leaf.dim == math.inf), None)
+    if inexact is not None:
+        raise ValueError(
+            f'engine="dense" has coordinates for {inexact.n_coordinates} entities of {inexact.expression()} only; use '
+            'engine="scan".'
+        )
     d = coordinate_dim(features)
     need = (2 * network.n_hidden + features.n_rows) * d * np.dtype(network.dtype).itemsize
     if need > 2 * MAX_COORDINATES:

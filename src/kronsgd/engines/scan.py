@@ -120,6 +120,7 @@ class ScanView:
 
     features: Features
     start: StartingValues
+    buffers: dict[str, Array] = field(default_factory=dict)  # its own, so that several threads can predict at once
 
 
 class ScanEngine(Engine):
@@ -143,9 +144,10 @@ class ScanEngine(Engine):
         network, alpha = state.network, state.coefficients
         lanes = next((w for w in kernels.LANES if len(rows) <= w), kernels.LANES[-1])
         n_tiles = -(-len(rows) // lanes)
-        panel = _buffer(state, "panel", (n_tiles, state.gram.n_rows, lanes))
+        buffers, dtype = (view or state).buffers, network.dtype
+        panel = _buffer(buffers, dtype, "panel", (n_tiles, state.gram.n_rows, lanes))
         state.gram.panel(rows, lanes, view.features if view else None, out=panel)
-        hidden = _buffer(state, "hidden", (n_tiles, network.n_hidden, lanes))
+        hidden = _buffer(buffers, dtype, "hidden", (n_tiles, network.n_hidden, lanes))
         bounds = network.blocks
         partial = np.empty((n_tiles, len(bounds) - 1, network.n_outputs, lanes), dtype=network.dtype)
         fired = np.zeros((n_tiles, len(bounds) - 1), dtype=np.int64)
@@ -243,12 +245,12 @@ class ScanEngine(Engine):
         state.coefficients = c
 
 
-def _buffer(state: ScanState, name: str, shape: tuple[int, ...]) -> Array:
+def _buffer(buffers: dict[str, Array], dtype: str, name: str, shape: tuple[int, ...]) -> Array:
     """A C-contiguous array of this shape that is reused by later steps."""
     size = int(np.prod(shape))
-    kept = state.buffers.get(name)
+    kept = buffers.get(name)
     if kept is None or kept.size < size:
-        kept = state.buffers[name] = np.empty(size, dtype=state.network.dtype)
+        kept = buffers[name] = np.empty(size, dtype=dtype)
     return kept[:size].reshape(shape)
 
 

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -25,7 +25,7 @@ from kronsgd.estimators.parameters import check_params
 from kronsgd.features.base import Features
 from kronsgd.features.serialize import append_rows
 from kronsgd.losses import LOSSES
-from kronsgd.network import TwoLayer, auto_threshold, generator
+from kronsgd.network import TwoLayer, auto_threshold
 from kronsgd.parallel import threads
 from kronsgd.planner import choose_engine
 from kronsgd.training import (
@@ -36,6 +36,7 @@ from kronsgd.training import (
     Validation,
     auto_learning_rate,
     automatic_horizon,
+    hold_out,
     train,
 )
 from kronsgd.validation import check_integer, did_you_mean
@@ -143,8 +144,10 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
                 )
         return super().set_params(**params)
 
-    def _make_network(self, n_outputs: int, dtype: str) -> TwoLayer:
-        seed = int(check_random_state(self.random_state).randint(2**31 - 1))
+    def _draw_seed(self) -> int:
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _make_network(self, n_outputs: int, dtype: str, seed: int) -> TwoLayer:
         n_hidden = check_integer("n_hidden", self.n_hidden, 1)
         threshold = auto_threshold(n_hidden) if self.threshold == "auto" else float(self.threshold)
         return TwoLayer(
@@ -193,9 +196,16 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         targets = self._encode(y, weights, reset=not warm)
         with threads(self.n_jobs):
             features = self._features(rows, weights, reset=not warm)
-            features, targets, weights, validation = self._hold_out(features, targets, weights / weights.mean())
-            numbers = self._grow(features) if warm else self._start(features, rows, targets.shape[1])
-            if not warm:
+            seed = self.state_.network.seed if warm else self._draw_seed()
+            weights, validation = weights / weights.mean(), None
+            if self.early_stopping:
+                features, targets, weights, validation = hold_out(
+                    features, targets, weights, float(self.validation_fraction), seed
+                )
+            if warm:
+                self._check_same_network()
+            numbers = self._grow(features) if warm else self._start(features, rows, targets.shape[1], seed)
+            if not warm or self.learning_rate_init != "auto":
                 self._set_learning_rate(weights)
             if self.max_iter != "auto":
                 self.max_iter_ = int(self.max_iter)
@@ -214,8 +224,9 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         targets = self._encode(y, weights, reset=first)
         with threads(self.n_jobs):
             features = self._features(rows, weights, reset=first)
-            numbers = self._start(features, rows, targets.shape[1]) if first else self._grow(features)
-            if first:
+            n_outputs = targets.shape[1]
+            numbers = self._start(features, rows, n_outputs, self._draw_seed()) if first else self._grow(features)
+            if first or self.learning_rate_init != "auto":
                 self._set_learning_rate(weights)
             settings = replace(self._settings(len(y), 1), shuffle=False, learning_rate="constant", verbose=False)
             before = self._snapshot()
@@ -248,10 +259,21 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
             raise ValueError(f"the model was fitted on {self.features_.expression()}; pass rows of that expression.")
         return self._array_map(rows)
 
-    def _start(self, features: Features, rows: Features | Array, n_outputs: int) -> NDArray[np.int64]:
+    def _check_same_network(self) -> None:
+        """Raise ValueError if a parameter asks for another network than the one that warm_start goes on with."""
+        known = self.state_.network
+        wanted = self._make_network(known.n_outputs, known.dtype if self.dtype == "auto" else self.dtype, known.seed)
+        for name, value in asdict(wanted).items():
+            if value != getattr(known, name):
+                raise ValueError(
+                    f"{name}={value!r} differs from the fitted network's {getattr(known, name)!r}; with warm_start=True the "
+                    "network stays as it is: set warm_start=False to start another."
+                )
+
+    def _start(self, features: Features, rows: Features | Array, n_outputs: int, seed: int) -> NDArray[np.int64]:
         """A fresh state; returns the row number of each row."""
         own = "float32" if isinstance(rows, Features) else str(rows.dtype)
-        network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype)
+        network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype, seed)
         self.engine_ = choose_engine(network, features) if self.engine == "auto" else self.engine
         self.state_ = self._engine.initialize(network, features, bool(self.normalize))
         self.n_iter_, self.threshold_ = 0, network.threshold
@@ -281,21 +303,6 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
             self.learning_rate_, self.learning_rate_init != "auto", self.learning_rate,
         )  # fmt: skip
         self.max_iter_, self.learning_rate_ = horizon.max_iter, horizon.learning_rate
-
-    def _hold_out(
-        self, features: Features, targets: Array, weights: Array
-    ) -> tuple[Features, Array, Array, Validation | None]:
-        if not self.early_stopping:
-            return features, targets, weights, None
-        n = len(targets)
-        n_held = max(1, round(self.validation_fraction * n))
-        if n - n_held < 1:
-            raise ValueError(f"early_stopping=True needs rows to hold out, but there are only {n}; give more rows.")
-        seed = self.random_state if isinstance(self.random_state, int) else 0
-        order = generator(seed, "validation").permutation(n)
-        held, kept = np.sort(order[:n_held]), np.sort(order[n_held:])
-        validation = Validation(features[held], targets[held], weights[held])
-        return features[kept], targets[kept], weights[kept] / weights[kept].mean(), validation
 
     def _train(
         self, numbers: NDArray[np.int64], targets: Array, weights: Array, validation: Validation | None, first_epoch: int

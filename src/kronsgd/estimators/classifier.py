@@ -37,6 +37,8 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         if classes is None and not hasattr(self, "classes_"):
             raise ValueError("classes must be passed on the first call to partial_fit, for example classes=numpy.unique(y).")
         with self._unchanged_on_error():
+            if classes is not None and hasattr(self, "classes_") and not np.array_equal(np.unique(classes), self.classes_):
+                raise ValueError(f"classes={classes!r} differ from those of the first call, {self.classes_.tolist()}.")
             if not hasattr(self, "classes_"):
                 self._promised = np.unique(classes)
             return self._partial_fit(X, y, sample_weight)

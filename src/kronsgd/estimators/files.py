@@ -42,7 +42,8 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         "normalize": bool(model.normalize), "features": tree, "basis": basis_tree, "history": model.history_,
         "n_iter": model.n_iter_, "max_iter": getattr(model, "max_iter_", None),
         "stop_reason": model.stop_reason_.name, "learning_rate": model.learning_rate_,
-        "n_features_in": getattr(model, "n_features_in_", None), "own": model._own_state(),
+        "n_features_in": getattr(model, "n_features_in_", None),
+        "feature_names_in": [str(name) for name in getattr(model, "feature_names_in_", [])], "own": model._own_state(),
     }  # fmt: skip
     write_model(path, arrays, meta)
 
@@ -74,6 +75,8 @@ def _restore(model: Any, arrays: dict[str, Array], meta: dict[str, Any]) -> None
         model.max_iter_ = int(meta["max_iter"])
     if meta["n_features_in"] is not None:
         model.n_features_in_ = int(meta["n_features_in"])
+    if meta["feature_names_in"]:
+        model.feature_names_in_ = np.array(meta["feature_names_in"], dtype=object)
     model._array_map = ArrayMap(arrays["input.mean"], arrays["input.scale"]) if "input.mean" in arrays else None
     model.state_ = model._engine.initialize(network, features, bool(meta["normalize"]), basis)
     own = {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")}

@@ -7,9 +7,13 @@ from typing import Any
 
 from kronsgd.engines import ENGINES
 from kronsgd.training import SCHEDULES
-from kronsgd.validation import check_choice, check_integer, check_real
+from kronsgd.validation import check_choice, check_integer, check_real, check_switch
 
 __all__ = ["PARAMETERS", "check_params"]
+
+SWITCHES = (
+    "antisymmetric", "train_output", "normalize", "standardize", "shuffle", "early_stopping", "warm_start", "verbose",
+)  # fmt: skip
 
 PARAMETERS = """
 
@@ -89,6 +93,11 @@ def check_params(model: Any) -> None:
         check_integer("max_iter", model.max_iter, 0)
     check_integer("n_iter_no_change", model.n_iter_no_change, 1)
     check_real("alpha", model.alpha, 0)
+    check_real("output_scale", model.output_scale, 0, open_low=True)
+    if model.n_jobs is not None:
+        check_integer("n_jobs", model.n_jobs, -1)
+    for name in SWITCHES:
+        check_switch(name, getattr(model, name))
     check_real("tol", model.tol, 0)
     if model.early_stopping:
         check_real("validation_fraction", model.validation_fraction, 0, 0.9, open_low=True)

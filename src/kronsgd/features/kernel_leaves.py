@@ -76,7 +76,7 @@ class Kernel(SpanLeaf):
                 "pass (S + S.T) / 2 if the difference is only noise."
             )
         array = (array + array.T) / 2
-        self.scale = np.ones(len(array))
+        self.scale, self.normalize = np.ones(len(array)), bool(normalize)
         if normalize:
             self.scale = _inverse_roots_of_diagonal(np.diag(array))
             array = array * self.scale[:, None] * self.scale
@@ -85,10 +85,11 @@ class Kernel(SpanLeaf):
         self.cross: Array = np.zeros((0, len(array)))
         self.self_similarity: Array = np.zeros(0)
 
-    def new_entities(self, cross: ArrayLike, self_similarity: ArrayLike = 1.0) -> Kernel:
+    def new_entities(self, cross: ArrayLike, self_similarity: ArrayLike | None = None) -> Kernel:
         """Entities outside the table, from their kernel values with the table's entities.
 
-        Parameters: cross (new, entities); self_similarity: k(e, e) of each, in the units of the original table.
+        Parameters: cross (new, entities); self_similarity: k(e, e) of each, in the units of the original table; it may
+        be left out where the table itself has 1 on its diagonal.
         A kernel between two new entities is not known: it is taken from their projections on the table's span.
         """
         array = as_float_matrix("cross", cross).astype(np.float64)
@@ -96,9 +97,19 @@ class Kernel(SpanLeaf):
             raise ValueError(
                 f"cross has {array.shape[1]} columns; give one column for each of the {self.n_anchors} entities of the table."
             )
-        diagonal = np.broadcast_to(np.asarray(self_similarity, dtype=np.float64), (len(array),))
+        given = np.asarray(1.0 if self_similarity is None else self_similarity, dtype=np.float64)
+        own = np.diag(self.gram) / self.scale**2  # in the units of the original table
+        if self_similarity is None and not np.allclose(own, 1):
+            raise ValueError(
+                f"the table's self-similarities range from {own.min():g} to {own.max():g}; give self_similarity, k(e, e) of "
+                "each new entity in the same units."
+            )
+        if given.shape not in ((), (len(array),)):
+            raise ValueError(f"self_similarity has shape {given.shape}; give one number for each of the {len(array)} entities.")
+        diagonal = np.broadcast_to(given, (len(array),))
         check_finite("self_similarity", diagonal)
-        rescale = _inverse_roots_of_diagonal(diagonal) if (self.scale != 1).any() else np.ones(len(array))
+        _check_bound(array, diagonal, own)
+        rescale = _inverse_roots_of_diagonal(diagonal) if self.normalize else np.ones(len(array))
         out = copy.copy(self)
         out.cross = array * rescale[:, None] * self.scale
         out.self_similarity = diagonal * rescale**2
@@ -132,12 +143,15 @@ class Kernel(SpanLeaf):
 
     def entity_inner(self, other: Kernel, mine: Any, others: Any) -> Array:
         a, b = self.codes[mine], other.codes[others]
-        if (b < self.n_anchors).all():
+        known, theirs = b < self.n_anchors, a < self.n_anchors
+        if known.all():
             return self._panel(a)[:, b]
-        if (a < self.n_anchors).all():
-            return other._panel(b)[:, a].T
+        out = np.empty((len(a), len(b)))
+        out[:, known] = self._panel(a)[:, b[known]]
+        out[np.ix_(theirs, ~known)] = other._panel(b[~known])[:, a[theirs]].T
         root = self.inverse_root()
-        return matmul(self._panel(a) @ root, (other._panel(b) @ root).T)
+        out[np.ix_(~theirs, ~known)] = matmul(self._panel(a[~theirs]) @ root, (other._panel(b[~known]) @ root).T)
+        return out
 
     def entity_squared_norms(self) -> Array:
         return np.concatenate([np.diag(self.gram), self.self_similarity])[self.codes]
@@ -160,11 +174,12 @@ class Kernel(SpanLeaf):
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         names = ("gram", "scale", "codes", "cross", "self_similarity")
-        return {name: getattr(self, name) for name in names}, {}
+        return {name: getattr(self, name) for name in names}, {"normalize": self.normalize}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
         out = cls.__new__(cls)
+        out.normalize = bool(options["normalize"])
         out.gram = check_array("gram", arrays, (None, None), "f")
         n = out.n_anchors
         out.scale = check_array("scale", arrays, (n,), "f")
@@ -194,9 +209,12 @@ class Kernel(SpanLeaf):
 
     def entity_keys(self) -> list[bytes]:
         return [
-            int(c).to_bytes(8, "little") if c < self.n_anchors else self.cross[c - self.n_anchors].tobytes()
+            b"anchor" + int(c).to_bytes(8, "little") if c < self.n_anchors else self._new_key(int(c) - self.n_anchors)
             for c in self.codes
         ]
+
+    def _new_key(self, number: int) -> bytes:
+        return b"new" + self.cross[number].tobytes() + self.self_similarity[number].tobytes()
 
 
 class VectorKernel(SpanLeaf):
@@ -295,6 +313,17 @@ class Tanimoto(VectorKernel):
     def kernel(self, dots: Array, norms: Array, other_norms: Array) -> Array:
         union = norms + other_norms - dots
         return np.asarray(np.where(union > 0, dots / np.where(union > 0, union, 1), 1.0), dtype=dots.dtype)
+
+
+def _check_bound(cross: Array, diagonal: Array, own: Array) -> None:
+    """Raise ValueError where |k(e, j)|² > k(e, e)·k(j, j): no feature space has such inner products."""
+    excess = cross**2 - diagonal[:, None] * own * (1 + TOLERANCE) ** 2
+    if (excess > TOLERANCE).any():
+        e, j = (int(k) for k in np.unravel_index(excess.argmax(), excess.shape))
+        raise ValueError(
+            f"cross[{e}, {j}] is {cross[e, j]:g}, but no kernel value may exceed √(k(e, e)·k(j, j)) = "
+            f"{math.sqrt(max(diagonal[e] * own[j], 0)):g}; give cross and self_similarity in the units of the table."
+        )
 
 
 def _inverse_roots_of_diagonal(diagonal: Array) -> Array:

@@ -162,7 +162,9 @@ class Dense(Leaf):
                 raise ValueError(f"center has shape {row.shape}; give one number for each of the {array.shape[1]} columns.")
             check_finite("center", row)
             self.mean = row
-            array = np.asarray(array - row, dtype=array.dtype)
+            noise = 16 * np.finfo(array.dtype).eps * np.abs(array).max(axis=1, keepdims=True)
+            moved = np.asarray(array - row, dtype=array.dtype)
+            array = np.where(np.abs(moved) > noise, moved, np.zeros_like(moved))  # a row equal to the centre is 0, not noise
         self.normalize = bool(normalize)
         self.array: Array = _unit_rows(array) if normalize else array.copy()
 
@@ -172,6 +174,8 @@ class Dense(Leaf):
 
     def _same_structure(self, other: Features) -> bool:
         if not isinstance(other, Dense) or self.dim != other.dim or (self.mean is None) != (other.mean is None):
+            return False
+        if self.normalize != other.normalize:
             return False
         return self.mean is None or other.mean is None or np.array_equal(self.mean, other.mean)
 

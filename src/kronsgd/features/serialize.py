@@ -84,6 +84,7 @@ def append_rows(features: Features, other: Features) -> tuple[Features, NDArray[
     Equal entities are stored once, and so are equal rows: a stream that repeats rows does not grow.
     """
     features.check_compatible(other)
+    other = compress(other)
     leaves, others = list(features.leaves()), list(other.leaves())
     merged = [_merge_entities(mine, its) for mine, its in zip(leaves, others, strict=True)]
     mine = np.stack([m[1] for m in merged], axis=1)

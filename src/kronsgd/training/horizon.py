@@ -76,10 +76,12 @@ def _sample_time(engine: Engine, state: Any, targets: Array, weights: Array, row
     root = np.sqrt(weight / weight.mean())
     theta = tangent_kernel(engine, state, rows[first]) * root[:, None] * root / len(root)
     values, vectors = scipy.linalg.eigh(theta)
+    if values[-1] <= 0:  # no neuron fires: no length of training changes anything
+        return 1.0
     values = np.maximum(values, 0)
     energy = ((vectors.T @ (y * root[:, None])) ** 2).sum(axis=1)
     outside = max(float(((y * root[:, None]) ** 2).sum() - energy.sum()), 0.0)
-    times = np.geomspace(0.1, 1e6, 141) / max(values[-1], np.finfo(float).tiny)
+    times = np.geomspace(0.1, 1e6, 141) / values[-1]
     errors = np.full(len(times), np.inf)
     for i, time in enumerate(times):
         left = np.exp(-values * time)

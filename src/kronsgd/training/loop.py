@@ -14,20 +14,21 @@ from tqdm.auto import tqdm
 from kronsgd.engines.base import Engine
 from kronsgd.features.base import Features
 from kronsgd.losses import Loss
+from kronsgd.network import generator
 from kronsgd.training.batches import epoch_batches
 from kronsgd.training.interrupt import deferred_interrupt
 from kronsgd.training.learning_rate import schedule
 from kronsgd.training.stopping import StopReason
 
-__all__ = ["Diverged", "History", "Settings", "Validation", "train", "train_step"]
+__all__ = ["Diverged", "History", "Settings", "Validation", "hold_out", "train", "train_step"]
 
 Array = NDArray[Any]
 logger = logging.getLogger("kronsgd")
-TOO_LARGE = 1e3  # times the loss before the first step
+TOO_LARGE = 1e3  # times the loss of answering 0 everywhere
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a number, or far above where it started."""
+    """The loss is no longer a number, or far above that of answering 0 everywhere."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,20 @@ class Validation:
     features: Features
     targets: Array
     weights: Array
+
+
+def hold_out(
+    features: Features, targets: Array, weights: Array, fraction: float, seed: int
+) -> tuple[Features, Array, Array, Validation]:
+    """(features, targets, weights of mean 1) to train on, and a random part held out. ValueError for too few rows."""
+    n = len(targets)
+    n_held = max(1, round(fraction * n))
+    if n - n_held < 1:
+        raise ValueError(f"early_stopping=True needs rows to hold out, but there are only {n}; give more rows.")
+    order = generator(seed, "validation").permutation(n)
+    held, kept = np.sort(order[:n_held]), np.sort(order[n_held:])
+    validation = Validation(features[held], targets[held], weights[held])
+    return features[kept], targets[kept], weights[kept] / weights[kept].mean(), validation
 
 
 @dataclass
@@ -92,6 +107,7 @@ def train(
     """Train `state` in place on its `rows`. Shapes: rows (n,), targets (n, C), weights (n,) with mean 1. Raises Diverged."""
     history = History()
     stopper = _Stopper(settings, validation is not None)
+    limit = TOO_LARGE * float(np.average(loss.value(np.zeros_like(targets), targets), weights=weights))
     total = settings.max_iter * -(-len(targets) // settings.batch_size)
     bar = tqdm(
         total=settings.max_iter * len(targets), unit="row", unit_scale=True, mininterval=0.5, disable=not settings.verbose
@@ -121,14 +137,25 @@ def train(
             history.records.append(record)
             bar.set_postfix_str(_postfix(record))
             logger.info("epoch %d: %s", epoch + 1, _postfix(record))
-            if record["loss"] > TOO_LARGE * history.records[0]["loss"]:
+            last = batches[-1]  # its loss is taken again: the step itself may have thrown it off
+            if max(record["loss"], _loss_now(engine, state, loss, rows[last], targets[last], weights[last])) > limit:
                 raise Diverged
+            if sums[1] == 0:
+                history.stop_reason = StopReason.SILENT
+                break
             reason = stopper.after_epoch(engine, state, record)
             if reason is not None:
                 history.stop_reason = reason
                 break
     stopper.restore_best(engine, state)
     return history
+
+
+def _loss_now(engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array) -> float:
+    """Mean weighted loss on some training rows; infinite where the answers are not finite."""
+    outputs = engine.forward(state, rows).outputs
+    value = float((loss.value(outputs, targets) * weights).sum()) / len(rows)
+    return value if np.isfinite(value) else np.inf
 
 
 def _record(epoch: int, sums: Array, n_rows: int, n_hidden: int, rate: float, seconds: float) -> dict[str, float]:
