@@ -7,6 +7,7 @@ splits the work itself, at places that depend on the shapes only.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -16,6 +17,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
+
+# A thread that waits for the others must sleep, not spin: on a machine with other work, spinning made small trainings sixty
+# times slower, and on an idle one it gains nothing. Read when Numba starts its threads; what the user has set stays.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 __all__ = ["map_threads", "matmul", "n_threads", "threads"]
 
