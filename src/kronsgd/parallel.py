@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-# A thread that waits for the others must sleep, not spin: on a machine with other work, spinning made small trainings sixty
-# times slower, and on an idle one it gains nothing. Read when Numba starts its threads; what the user has set stays.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# A thread that waits for the others must soon sleep, not spin on: on a machine with other work, spinning without end made
+# small trainings sixty times slower. Read when Numba starts its threads; what the user has set stays.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
 __all__ = ["map_threads", "matmul", "n_threads", "threads"]
 
