@@ -10,7 +10,7 @@ import pytest
 from kronsgd import RBF, Dense
 from kronsgd.engines import ScanEngine
 from kronsgd.engines import scan as scan_module
-from kronsgd.features import gram, grouping, kernel_leaves, leaves
+from kronsgd.features import gram, grouping, kernel_leaves, leaf, leaves
 from kronsgd.kernels import panels
 from kronsgd.kernels import scan as kernels
 from kronsgd.losses import LOSSES
@@ -47,7 +47,7 @@ class Counter:
         for module, names in KERNELS.items():
             for name in names:
                 monkeypatch.setattr(module, name, self.counted(name, getattr(module, name)))
-        for module in (leaves, kernel_leaves):
+        for module in (leaf, leaves, kernel_leaves):
             monkeypatch.setattr(module, "matmul", self.counted("matmul", module.matmul))
 
     def counted(self, name, function):

@@ -535,12 +535,12 @@ REFUSED = {
     "iteration": (lambda: list(Dense(x3)), TypeError, "slice it"),
     "an accidental array": (lambda: np.asarray(Dense(x3) * Dense(x3)), TypeError, r"4 dimensions.*\.dense\(\)"),
     "an array as the other side": (lambda: Dense(x3).inner(x3), TypeError, "ndarray"),
-    "another dimension": (lambda: Dense(x3).inner(Dense(normal(3, 5))), ValueError, "the same expression"),
+    "another dimension": (lambda: Dense(x3).inner(Dense(normal(3, 5))), ValueError, "not of the model's space"),
     "another expression": (lambda: (Dense(x3) * Dense(x3)).inner(Dense(x3) + Dense(x3)), ValueError, "built on"),
-    "another constant": (lambda: (1 + Dense(x3)).inner(2 + Dense(x3)), ValueError, "the same expression"),
-    "another exponent": (lambda: (Dense(x3) ** 2).inner(Dense(x3) ** 3), ValueError, "the same expression"),
+    "another constant": (lambda: (1 + Dense(x3)).inner(2 + Dense(x3)), ValueError, "not of the model's space"),
+    "another exponent": (lambda: (Dense(x3) ** 2).inner(Dense(x3) ** 3), ValueError, "not of the model's space"),
     "another gamma": (lambda: RBF(x3, 1.0).inner(RBF(x3, 2.0)), ValueError, "gamma=2"),
-    "another kernel table": (lambda: Kernel(np.eye(2)).inner(Kernel(np.ones((2, 2)))), ValueError, "same expression"),
+    "another kernel table": (lambda: Kernel(np.eye(2)).inner(Kernel(np.ones((2, 2)))), ValueError, "not of the model's space"),
 }
 
 
@@ -586,3 +586,21 @@ def test_new_kernel_entities_keep_known_values_exact():
 
 def test_rows_equal_to_the_centre_stay_zero():
     np.testing.assert_array_equal(Dense(np.full((3, 2), 0.1), center=True).dense(), np.zeros((3, 2)))
+
+
+def test_scaled_columns_and_new_entities_in_the_same_space(caplog):
+    rng = np.random.default_rng(0)
+    array = rng.normal(size=(50, 4)) * [1, 10, 1000, 1] + 5
+    with caplog.at_level("WARNING", logger="kronsgd"):
+        Dense(array)
+    assert "column 2 holds" in caplog.text
+    caplog.clear()
+    table = Dense(array, center=True, scale=True, normalize=False)
+    assert not caplog.text
+    np.testing.assert_allclose(table.dense(), (array - array.mean(axis=0)) / array.std(axis=0), atol=1e-9)
+    np.testing.assert_allclose(table.like(array[:3]).dense(), table.dense()[:3], atol=1e-9)
+    table.check_compatible(table.like(array[:3]))
+    with pytest.raises(ValueError, match="made with other options"):
+        table.check_compatible(Dense(array[:3]))
+    with pytest.raises(ValueError, match="has 3 columns"):
+        table.like(array[:, :3])

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from kronsgd.features.base import Constant, Features, Power, Sum
 from kronsgd.features.gram import inverse_norms
 from kronsgd.features.grouping import Combination, Group, expand_powers, group_by_index, groups
-from kronsgd.features.leaves import Leaf
+from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import prototype
 from kronsgd.network import TwoLayer, generator
 from kronsgd.parallel import matmul

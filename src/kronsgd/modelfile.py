@@ -42,6 +42,8 @@ def write_model(path: str | os.PathLike[str], arrays: Mapping[str, Array], meta:
 def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
     """(arrays, JSON) of a model file. FileNotFoundError, or ValueError for anything but a whole kronsgd model."""
     path = Path(path)
+    if path.is_dir() and (path / "model.kron").is_file():
+        raise ValueError(f"{path} is a folder; give the model file in it, {path / 'model.kron'}.")
     if not path.is_file():
         raise FileNotFoundError(f"no model file at {path}; give the path that was passed to save().")
     try:

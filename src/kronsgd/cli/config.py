@@ -27,8 +27,8 @@ LOADER_OPTIONS: dict[str, list[str]] = {
     "digits": ["center"], "mnist": ["n_train", "center"], "davis": ["drug_power", "protein_power", "drugs"], "sick": ["target"],
 }  # fmt: skip
 KIND_OPTIONS: dict[str, list[str]] = {
-    "dense": ["normalize", "center"], "sparse": ["normalize"], "onehot": ["n_categories"], "kernel": ["normalize", "psd"],
-    "rbf": ["gamma"], "tanimoto": [],
+    "dense": ["normalize", "center", "scale"], "sparse": ["normalize"], "onehot": ["n_categories"],
+    "kernel": ["normalize", "psd"], "rbf": ["gamma"], "tanimoto": [],
 }  # fmt: skip
 
 
@@ -70,6 +70,7 @@ class TableSection(Section):
     ids: str | None = None
     normalize: bool | None = None
     center: bool | None = None
+    scale: bool | None = None
     psd: Literal["check", "clip"] | None = None
     gamma: float | None = None
     n_categories: int | None = None

@@ -78,7 +78,9 @@ PairsFile = Annotated[
 ]
 Target = Annotated[
     str | None,
-    typer.Option(help="Column of the target in the pairs (default y).", rich_help_panel=DATA, show_default=False),
+    typer.Option(
+        help="Column of the target in the pairs (default: that of the run, or y).", rich_help_panel=DATA, show_default=False
+    ),
 ]
 Weight = Annotated[
     str | None, typer.Option(help="Column of sample weights in the pairs.", rich_help_panel=DATA, show_default=False)

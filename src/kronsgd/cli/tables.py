@@ -97,8 +97,9 @@ def _as_text(ids: Array) -> list[str]:
 
 def _learned(leaf: Leaf) -> dict[str, Any]:
     """Options that were taken from the data, and that new entities must share."""
-    if isinstance(leaf, Dense) and leaf.mean is not None:
-        return {"center": leaf.mean.tolist()}
+    if isinstance(leaf, Dense):
+        learned = {"center": leaf.mean, "scale": leaf.scale}
+        return {name: value.tolist() for name, value in learned.items() if value is not None}
     if isinstance(leaf, RBF):
         return {"gamma": leaf.gamma}
     return {"n_categories": leaf.n_categories} if isinstance(leaf, OneHot) else {}

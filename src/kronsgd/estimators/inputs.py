@@ -56,6 +56,9 @@ def check_targets(y: Any, n_rows: int, *, numeric: bool) -> Array:
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None.")
     if numeric:
+        if np.asarray(y).dtype.kind in "US":
+            first = str(np.asarray(y).flat[0])
+            raise ValueError(f"y holds text, such as {first!r}; give numbers, or use KronClassifier for labels.")
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", ensure_min_samples=1)
         if y.ndim > 2:
             raise ValueError(f"y has shape {y.shape}; give one number per row, or a 2-D array with a column per output.")

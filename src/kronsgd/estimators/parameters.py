@@ -88,6 +88,10 @@ def check_params(model: Any) -> None:
     """Raise TypeError or ValueError for the first parameter out of range."""
     check_choice("engine", model.engine, ["auto", *ENGINES])
     check_choice("dtype", model.dtype, ["auto", "float32", "float64"])
+    if not isinstance(model.learning_rate, str):
+        raise TypeError(
+            f"learning_rate={model.learning_rate!r} is not a schedule {list(SCHEDULES)}; a step goes to learning_rate_init."
+        )
     check_choice("learning_rate", model.learning_rate, SCHEDULES)
     if model.max_iter != "auto":
         check_integer("max_iter", model.max_iter, 0)

@@ -32,7 +32,8 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """One pass over the rows in the order given, at a constant step; new rows and entities are welcome.
 
-        The mean and scale of y are those of the first call.
+        The mean and scale of y are those of the first call. Made for streams: on a model that `fit` has trained to the end,
+        the constant step forgets some of it; there, warm_start=True and `fit` on the new rows do better.
         """
         return self._partial_fit(X, y, sample_weight)
 

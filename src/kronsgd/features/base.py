@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from kronsgd.validation import as_index
 
 if TYPE_CHECKING:
-    from kronsgd.features.leaves import Leaf
+    from kronsgd.features.leaf import Leaf
 
 __all__ = ["Constant", "Features", "Power", "Product", "Sum", "describe_dim"]
 
@@ -159,12 +159,18 @@ class Features(ABC):
         """Raise ValueError unless `other` is the same expression over leaves of the same kind, dimension and options."""
         if not isinstance(other, Features):
             raise TypeError(f"expected a feature expression like {self.expression()}, got {type(other).__name__}.")
-        if not self._same_structure(other):
-            raise ValueError(
-                f"these rows are {other.expression()} but the model was built on {self.expression()}; write the new rows "
-                "as the same expression over tables of the same kind, dimension and options (Dense.like and "
-                "Kernel.new_entities make such tables)."
-            )
+        reason = self.mismatch(other)
+        if reason is not None:
+            raise ValueError(f"these rows are not of the model's space: {reason}.")
+
+    def mismatch(self, other: Features) -> str | None:
+        """What keeps `other` from being rows of this space, as part of a sentence; None if nothing does."""
+        if type(self) is type(other) and len(self.children) == len(other.children):
+            reasons = (a.mismatch(b) for a, b in zip(self.children, other.children, strict=True))
+            first = next((reason for reason in reasons if reason is not None), None)
+            if first is not None or self._same_structure(other):
+                return first
+        return f"the model was built on {self.expression()}, they are {other.expression()}"
 
     def _same_structure(self, other: Features) -> bool:
         if type(self) is not type(other) or len(self.children) != len(other.children):

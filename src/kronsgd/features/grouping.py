@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.features.base import Constant, Features, Power, Product, Sum
-from kronsgd.features.leaves import Leaf
+from kronsgd.features.leaf import Leaf
 
 __all__ = ["Combination", "Group", "expand_powers", "group_by_index", "groups"]
 

@@ -13,7 +13,7 @@ import scipy.linalg
 from numpy.typing import ArrayLike, NDArray
 
 from kronsgd.features.base import Features
-from kronsgd.features.leaves import Array, Leaf
+from kronsgd.features.leaf import Array, Leaf
 from kronsgd.parallel import matmul
 from kronsgd.validation import as_float_matrix, check_array, check_choice, check_finite, check_real
 

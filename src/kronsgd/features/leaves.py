@@ -1,183 +1,68 @@
-"""Leaves of the algebra that have coordinates: a table of entities, and for each row the number of its entity."""
+"""Leaves that have coordinates: dense and sparse tables, and categories."""
 
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Callable, Mapping
 from itertools import pairwise
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
 from kronsgd.features.base import Features
+from kronsgd.features.leaf import Leaf
 from kronsgd.parallel import matmul
 from kronsgd.validation import as_float_matrix, check_array, check_finite
 
 __all__ = ["Dense", "Leaf", "OneHot", "Sparse"]
 
 Array = NDArray[Any]
-
-
-class Leaf(Features):
-    """A table of entities plus a row index: `drugs[pairs.drug]` shares one table row among many rows.
-
-    A new leaf writes `n_entities`, `dim`, `entity_inner`, `entity_coordinates`, `state` and `from_state`, and registers
-    itself by being defined; everything else is inherited.
-    """
-
-    registry: ClassVar[dict[str, type[Leaf]]] = {}
-    index: NDArray[np.int64] | None = None  # row -> entity; None: the entities are the rows
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        Leaf.registry[cls.__name__] = cls
-
-    # What a leaf must know about its entities -------------------------------------------------------------------------
-
-    @property
-    @abstractmethod
-    def n_entities(self) -> int:
-        """Number of entities in the table."""
-
-    @abstractmethod
-    def entity_inner(self, other: Any, mine: Any, others: Any) -> Array:
-        """Inner products of my entities `mine` with the entities `others` of a leaf of the same kind.
-
-        Shape: (|mine|, |others|). Called with index arrays or slices.
-        """
-
-    @abstractmethod
-    def entity_coordinates(self, basis: Any, entities: Any) -> Array:
-        """Coordinates of my entities in the basis of the leaf `basis`. Shape: (|entities|, basis.n_coordinates)."""
-
-    @abstractmethod
-    def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        """(arrays, JSON options) from which `from_state` rebuilds the table."""
-
-    @classmethod
-    @abstractmethod
-    def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
-        """Inverse of `state`."""
-
-    @abstractmethod
-    def select_entities(self, entities: NDArray[np.int64]) -> Self:
-        """The same kind of leaf over just these entities, with no index."""
-
-    @abstractmethod
-    def append_entities(self, other: Any) -> Self:
-        """The same kind of leaf over my entities followed by those of `other`, with no index."""
-
-    @abstractmethod
-    def entity_keys(self) -> list[bytes]:
-        """One key for each entity; equal keys mean equal entities."""
-
-    # What follows ------------------------------------------------------------------------------------------------------
-
-    def entity_project(self, basis: Any, entities: Any, weights: Array) -> Array:
-        """Coordinates of my entities times `weights` (n_coordinates, p). Shape: (|entities|, p)."""
-        return matmul(self.entity_coordinates(basis, entities), weights)
-
-    def prototype(self) -> Self:
-        """One row over the entities that a basis needs: one for spaces with coordinates, the anchors for a kernel."""
-        return self.select_entities(np.zeros(1, dtype=np.int64)).with_index(np.zeros(1, dtype=np.int64))
-
-    @property
-    def n_coordinates(self) -> int:
-        """Length of a coordinate vector: `dim`, or the number of anchors for a kernel."""
-        return int(self.dim)
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """Precision of the table."""
-        return np.dtype(np.float64)
-
-    def entity_squared_norms(self) -> Array:
-        """⟨e, e⟩ for each entity. Shape: (n_entities,)."""
-        return np.array([self.entity_inner(self, slice(e, e + 1), slice(e, e + 1))[0, 0] for e in range(self.n_entities)])
-
-    @property
-    def rows(self) -> NDArray[np.int64] | slice:
-        """The entity of each row, as something that indexes entities."""
-        return slice(None) if self.index is None else self.index
-
-    @property
-    def n_rows(self) -> int:
-        return self.n_entities if self.index is None else len(self.index)
-
-    def leaves(self) -> Iterator[Leaf]:
-        yield self
-
-    def _take(self, index: NDArray[np.int64]) -> Self:
-        out = copy.copy(self)
-        out.index = index if self.index is None else self.index[index]
-        return out
-
-    def with_index(self, index: NDArray[np.int64] | None) -> Self:
-        """The same table under another row index."""
-        out = copy.copy(self)
-        out.index = index
-        return out
-
-    def evaluate(self, leaf_value: Callable[[Leaf], Any]) -> Any:
-        return leaf_value(self)
-
-    def coordinates(self, rows: Features) -> Array:
-        assert isinstance(rows, Leaf)
-        return rows.entity_coordinates(self, rows.rows)
-
-    def combine(self, values: Sequence[Any]) -> Any:
-        raise NotImplementedError("a leaf has no children to combine")
-
-    def join(self, coordinates: Sequence[Array]) -> Array:
-        raise NotImplementedError("a leaf has no children to join")
-
-    def rebuild(self, children: Sequence[Features]) -> Features:
-        return self
-
-    def _same_structure(self, other: Features) -> bool:
-        return type(self) is type(other) and self.dim == other.dim
-
-    def expression(self) -> str:
-        dim = "∞" if self.dim == float("inf") else f"{self.dim:,}"
-        return f"{type(self).__name__}({self.n_entities:,} × {dim})"
+logger = logging.getLogger("kronsgd")
+DOMINANT = 0.95  # share of a table's squared norm in one column that is worth a warning
 
 
 class Dense(Leaf):
     """Rows of a dense array.
 
     Parameters: array (entities, d); normalize: scale every row to norm 1 (a row of zeros stays); center: subtract the
-    table's mean row first (True), or a given row (d,). Centre what is never negative (pixels, counts): rows that all
-    point the same way make training slow and most neurons fire. `like` brings new entities into the same space.
+    table's mean row first (True), or a given row (d,); scale: then divide the columns by their standard deviation (True),
+    or by given numbers (d,). Centre what is never negative (pixels, counts): rows that all point the same way make training
+    slow and most neurons fire. Scale columns in different units. `like` brings new entities into the same space.
     """
 
-    def __init__(self, array: ArrayLike, *, normalize: bool = True, center: bool | ArrayLike = False) -> None:
+    def __init__(
+        self, array: ArrayLike, *, normalize: bool = True, center: bool | ArrayLike = False, scale: bool | ArrayLike = False
+    ) -> None:
         array = as_float_matrix("Dense(array)", array)
-        self.mean: Array | None = None
-        if center is not False:
-            row = array.mean(axis=0, dtype=np.float64) if center is True else np.asarray(center, dtype=np.float64)
-            if row.shape != (array.shape[1],):
-                raise ValueError(f"center has shape {row.shape}; give one number for each of the {array.shape[1]} columns.")
-            check_finite("center", row)
-            self.mean = row
-            noise = 16 * np.finfo(array.dtype).eps * np.abs(array).max(axis=1, keepdims=True)
-            moved = np.asarray(array - row, dtype=array.dtype)
-            array = np.where(np.abs(moved) > noise, moved, np.zeros_like(moved))  # a row equal to the centre is 0, not noise
+        self.mean = _per_column("center", center, array, lambda a: a.mean(axis=0, dtype=np.float64))
+        self.scale = _per_column("scale", scale, array, lambda a: a.std(axis=0, dtype=np.float64))
         self.normalize = bool(normalize)
+        if self.mean is not None:
+            noise = 16 * np.finfo(array.dtype).eps * np.abs(array).max(axis=1, keepdims=True)
+            moved = np.asarray(array - self.mean, dtype=array.dtype)
+            array = np.where(np.abs(moved) > noise, moved, np.zeros_like(moved))  # a row equal to the centre is 0, not noise
+        if self.scale is not None:
+            array = np.asarray(array * _safe_inverse(self.scale), dtype=array.dtype)
+        elif normalize:
+            _warn_of_dominant_column(array)
         self.array: Array = _unit_rows(array) if normalize else array.copy()
 
     def like(self, array: ArrayLike) -> Dense:
-        """New entities in this space: with the same centre and the same treatment of norms."""
-        return Dense(array, normalize=self.normalize, center=False if self.mean is None else self.mean)
+        """New entities in this space: with the same centre, scale and treatment of norms. ValueError for other columns."""
+        array = as_float_matrix("like(array)", array)
+        if array.shape[1] != self.dim:
+            raise ValueError(f"like(array) has {array.shape[1]} columns; the table {self.expression()} has {self.dim}.")
+        center, scale = (False if learned is None else learned for learned in (self.mean, self.scale))
+        return Dense(array, normalize=self.normalize, center=center, scale=scale)
 
     def _same_structure(self, other: Features) -> bool:
-        if not isinstance(other, Dense) or self.dim != other.dim or (self.mean is None) != (other.mean is None):
+        if not isinstance(other, Dense) or self.dim != other.dim or self.normalize != other.normalize:
             return False
-        if self.normalize != other.normalize:
-            return False
-        return self.mean is None or other.mean is None or np.array_equal(self.mean, other.mean)
+        pairs = ((self.mean, other.mean), (self.scale, other.scale))
+        return all((a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs)
 
     @property
     def n_entities(self) -> int:
@@ -201,14 +86,16 @@ class Dense(Leaf):
         return self.array[entities]
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        arrays = {"array": self.array} if self.mean is None else {"array": self.array, "mean": self.mean}
+        learned = {"mean": self.mean, "scale": self.scale}
+        arrays = {"array": self.array} | {name: value for name, value in learned.items() if value is not None}
         return arrays, {"normalize": self.normalize}
 
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
         out = cls(check_array("array", arrays, (None, None), "f"), normalize=False)
         out.normalize = bool(options["normalize"])
-        out.mean = check_array("mean", arrays, (out.dim,), "f") if "mean" in arrays else None
+        for name in ("mean", "scale"):
+            setattr(out, name, check_array(name, arrays, (out.dim,), "f") if name in arrays else None)
         return out
 
     def select_entities(self, entities: NDArray[np.int64]) -> Self:
@@ -361,6 +248,28 @@ class OneHot(Leaf):
 
     def entity_keys(self) -> list[bytes]:
         return [code.tobytes() for code in self.codes]
+
+
+def _per_column(name: str, value: bool | ArrayLike, array: Array, learn: Callable[[Array], Array]) -> Array | None:
+    """None (False), one number per column learned from the table (True), or the given ones. Shape: (d,)."""
+    if value is False:
+        return None
+    row = learn(array) if value is True else np.asarray(value, dtype=np.float64)
+    if row.shape != (array.shape[1],):
+        raise ValueError(f"{name} has shape {row.shape}; give one number for each of the {array.shape[1]} columns.")
+    check_finite(name, row)
+    return row
+
+
+def _warn_of_dominant_column(array: Array) -> None:
+    """Rows of norm 1 hide every other column where one is far larger."""
+    energy = np.einsum("ij,ij->j", array, array, dtype=np.float64)
+    if len(energy) > 2 and energy.max() > DOMINANT * energy.sum() > 0:
+        logger.warning(
+            "column %d holds %.1f %% of the squared norm of Dense(%d × %d): with rows scaled to norm 1 the others hardly "
+            "count; pass scale=True (and center=True) if the columns have different units.",
+            int(energy.argmax()), 100 * energy.max() / energy.sum(), *array.shape,
+        )  # fmt: skip
 
 
 def _safe_inverse(norms: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.features.base import Constant, Features, Power, Product, Sum
-from kronsgd.features.leaves import Leaf
+from kronsgd.features.leaf import Leaf
 
 __all__ = ["append_rows", "compress", "features_from_state", "features_state", "prototype"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -110,7 +111,8 @@ def train(
     limit = TOO_LARGE * float(np.average(loss.value(np.zeros_like(targets), targets), weights=weights))
     total = settings.max_iter * -(-len(targets) // settings.batch_size)
     bar = tqdm(
-        total=settings.max_iter * len(targets), unit="row", unit_scale=True, mininterval=0.5, disable=not settings.verbose
+        total=settings.max_iter * len(targets), unit="row", unit_scale=True, disable=not settings.verbose,
+        mininterval=0.5 if sys.stderr.isatty() else 10,  # a log file needs no more
     )  # fmt: skip
 
     def step(batch: NDArray[np.int64]) -> tuple[float, int]:
