@@ -658,7 +658,7 @@ MISTAKES = {
     "no rows": (lambda: fit(F[:0], Y[:0]), "at least 2 rows"),
     "no rows of an array": (lambda: fit(X[:0], Y[:0]), "0 sample"),
     "one dimension": (lambda: fit(X[:, 0]), "Expected 2D array"),
-    "text in X": (lambda: fit(np.full((30, 2), "a")), "holds text"),
+    "text in X": (lambda: fit(np.full((30, 2), "a")), "could not convert|dtype"),
     "one class": (lambda: fit(F, np.zeros(30), KronClassifier), "only one class"),
     "continuous classes": (lambda: fit(F, Y, KronClassifier), "Unknown label type: continuous"),
     "negative weight": (lambda: fit(F, weights=np.full(30, -1.0)), "no weight may be negative"),
