@@ -9,7 +9,7 @@ import pytest
 
 from kronsgd import RBF, Dense
 from kronsgd.engines import ScanEngine
-from kronsgd.engines import scan as scan_module
+from kronsgd.engines import coefficients as coefficients_module
 from kronsgd.features import gram, grouping, kernel_leaves, leaf, leaves
 from kronsgd.kernels import panels
 from kronsgd.kernels import scan as kernels
@@ -197,9 +197,9 @@ def test_factors_over_one_index_are_multiplied_once_per_entity(monkeypatch):
 def test_tails_bound_the_work_of_compaction(monkeypatch):
     """Compactions are rare: not more than rows seen divided by a tail's room."""
     calls = []
-    compact = scan_module.Coefficients.compact
-    monkeypatch.setattr(scan_module.Coefficients, "compact", lambda self: (calls.append(1), compact(self))[1])
+    compact = coefficients_module.Coefficients.compact
+    monkeypatch.setattr(coefficients_module.Coefficients, "compact", lambda self: (calls.append(1), compact(self))[1])
     _, step = warm_state(four_factors(8))
     for k in range(1, 100):
         step(k % 3)
-    assert len(calls) <= 100 * BATCH / scan_module.TAIL + 1
+    assert len(calls) <= 100 * BATCH / coefficients_module.TAIL + 1

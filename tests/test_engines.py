@@ -10,8 +10,8 @@ import scipy.sparse as sp
 
 from kronsgd import Dense, Kernel, OneHot
 from kronsgd.engines import ENGINES, DenseEngine, ScanEngine
-from kronsgd.engines import scan as scan_module
-from kronsgd.engines.scan import Coefficients
+from kronsgd.engines import coefficients as coefficients_module
+from kronsgd.engines.coefficients import Coefficients
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import threads
@@ -162,7 +162,7 @@ def test_decay_is_lazy_until_the_scale_is_small(monkeypatch):
 
     monkeypatch.setattr(Coefficients, "decay", watched)
     (scan, ours), (dense, exact) = twins(n_steps=60, rate=0.5, alpha=0.8)
-    assert min(scales) >= scan_module.SMALLEST_SCALE
+    assert min(scales) >= coefficients_module.SMALLEST_SCALE
     assert scales.count(1.0) == 2  # 0.6^28 is the first power below 1e-6: two renormalisations in 60 steps
     assert relative(scan.hidden_weights(ours), dense.hidden_weights(exact)) < 1e-12
     learned = ours.coefficients.matrix(30)
@@ -172,7 +172,7 @@ def test_decay_is_lazy_until_the_scale_is_small(monkeypatch):
 
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_decay_with_a_renormalisation_at_every_step(monkeypatch, dtype):
-    monkeypatch.setattr(scan_module, "SMALLEST_SCALE", 0.99)
+    monkeypatch.setattr(coefficients_module, "SMALLEST_SCALE", 0.99)
     (scan, ours), (dense, exact) = twins(n_steps=60, rate=0.5, alpha=0.1, dtype=dtype)
     assert ours.coefficients.scale == 1
     allowed = {"float64": 1e-12, "float32": 1e-5}[dtype]
