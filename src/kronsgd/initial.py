@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 
 from kronsgd.features.base import Constant, Features, Power, Sum
 from kronsgd.features.gram import inverse_norms
-from kronsgd.features.grouping import Combination, Group, expand_powers, group_by_index, groups
+from kronsgd.features.grouping import Combination, Group, expand_powers, group_by_index, groups, product_groups
 from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import prototype
+from kronsgd.kernels import products
 from kronsgd.network import TwoLayer, generator
 from kronsgd.parallel import matmul
 
@@ -152,6 +153,8 @@ class StartingValues:
         self._keep_all = self._dense and fits  # every row's values, where weights are true Gaussians
         self._all: Array | None = None
         self._tables: dict[int, Array | None] = {}  # group -> values of its entities; None: made on first use
+        self._product: list[Group] = []  # of a pure product whose tables all fit: they are stacked instead
+        self._stack: Array | None = None  # (entities of all groups, m·Q), made on first use
         if self._dense:
             return
         expanded = expand_powers(rows)
@@ -166,6 +169,9 @@ class StartingValues:
             left -= group.n_entities * width * self._dtype.itemsize
             if left >= 0:
                 self._tables[id(group)] = None
+        if left >= 0:
+            self._product = product_groups(self._tree)
+            self._stack_starts = np.cumsum([0] + [group.n_entities for group in self._product[:-1]])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return StartingValues, (self._weights, self._rows, self._normalize, self._dtype)
@@ -173,6 +179,10 @@ class StartingValues:
     def __call__(self, rows: NDArray[np.int64]) -> Array:
         """The starting values of the given rows. Shape: (S, m). Cost: S·m·Q for each group of factors."""
         network = self._weights.network
+        if self._product:
+            out = np.empty((1, network.n_hidden, len(rows)), dtype=self._dtype)
+            self.fill(out, rows)
+            return out[0].T
         if self._keep_all:
             if self._all is None:
                 self._all = self._gaussian(np.arange(self._rows.n_rows))
@@ -184,6 +194,26 @@ class StartingValues:
         if not self._sum_ranks and network.init_rank > 1:
             values = values.reshape(len(rows), network.n_hidden, network.init_rank).sum(axis=2)
         return np.asarray(values * scale[:, None].astype(self._dtype))
+
+    def fill(self, out: Array, rows: NDArray[np.int64]) -> None:
+        """The same values in tiles of the batch: out[t, r, s] is row t·L + s; the rest of the last tile stays as it is.
+
+        Shape: out (tiles, m, L). Cost: S·m·Q for each group of factors, in one pass for a product of groups.
+        """
+        network, lanes = self._weights.network, out.shape[2]
+        if not self._product:
+            values = self(rows)
+            for t in range(out.shape[0]):
+                tile = values[t * lanes : (t + 1) * lanes]
+                out[t, :, : len(tile)] = tile.T
+            return
+        if self._stack is None:
+            self._stack = np.concatenate([self._project(group, slice(None)) for group in self._product])
+        entities = np.stack([
+            group.entity_rows(rows) + start for group, start in zip(self._product, self._stack_starts, strict=True)
+        ])  # fmt: skip
+        scale = (self._scale[rows] / np.sqrt(network.init_rank)).astype(self._dtype)
+        products.start_tiles(out, self._stack, entities, scale, self._stack.shape[1] // network.n_hidden, network.blocks)
 
     def _combine(self, tree: Group | Combination, rows: NDArray[np.int64]) -> Array:
         if isinstance(tree, Combination):

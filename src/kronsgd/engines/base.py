@@ -49,7 +49,7 @@ class Step:
     """What one batch adds: coefficients of its rows, and the step of the output weights where they are trained."""
 
     rows: NDArray[np.int64]
-    coefficients: Array  # non-zero for fired pairs only, in the engine's own layout
+    coefficients: Any  # of fired pairs only, in the engine's own layout
     output_weights: Array | None  # (m, C)
     decay: float  # factor on everything learned so far: 1 − step · alpha
 

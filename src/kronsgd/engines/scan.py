@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
+from kronsgd.engines.buffers import Buffers
 from kronsgd.engines.coefficients import Coefficients
 from kronsgd.features.base import Features
 from kronsgd.features.gram import RowGram, tiled
@@ -34,10 +35,7 @@ class ScanState(State):
     initial: InitialWeights
     start: StartingValues
     coefficients: Coefficients
-    buffers: dict[str, Array] = field(default_factory=dict)  # reused from step to step; hold nothing between phases
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "buffers": {}}
+    buffers: Buffers = field(default_factory=Buffers)
 
 
 @dataclass(frozen=True)
@@ -46,7 +44,22 @@ class ScanView:
 
     features: Features
     start: StartingValues
-    buffers: dict[str, Array] = field(default_factory=dict)  # its own, so that several threads can predict at once
+    buffers: Buffers = field(default_factory=Buffers)  # its own, so that several threads can predict at once
+
+
+@dataclass(frozen=True)
+class ScanActivations(Activations):
+    """hidden (tiles, m, lanes): zero where a neuron does not fire."""
+
+    fired: NDArray[np.uint64]  # (tiles, m): bit s of neuron r is set where it fires on row s of the tile
+
+
+@dataclass(frozen=True)
+class FiredSlopes:
+    """The coefficients of a step, as factors: Σ_c slopes[t, c, s]·a[r, c] where neuron r fires on row s of tile t."""
+
+    fired: NDArray[np.uint64]  # (tiles, m) bits
+    slopes: Array  # (tiles, C, lanes)
 
 
 class ScanEngine(Engine):
@@ -66,55 +79,51 @@ class ScanEngine(Engine):
             coefficients=Coefficients.empty(network.n_hidden, network.dtype),
         )  # fmt: skip
 
-    def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> Activations:
-        network, alpha = state.network, state.coefficients
+    def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> ScanActivations:
+        network, alpha, bounds = state.network, state.coefficients, state.network.blocks
         lanes = next((w for w in kernels.LANES if len(rows) <= w), kernels.LANES[-1])
-        n_tiles = -(-len(rows) // lanes)
-        buffers, dtype = (view or state).buffers, network.dtype
-        panel = _buffer(buffers, dtype, "panel", (n_tiles, state.gram.n_rows, lanes))
+        n_tiles, m = -(-len(rows) // lanes), network.n_hidden
+        buffers, real = (view or state).buffers, np.dtype(network.dtype).type
+        panel = buffers.take("panel", (n_tiles, state.gram.n_rows, lanes), network.dtype)
         state.gram.panel(rows, lanes, view.features if view else None, out=panel)
-        hidden = _buffer(buffers, dtype, "hidden", (n_tiles, network.n_hidden, lanes))
-        bounds = network.blocks
-        partial = np.empty((n_tiles, len(bounds) - 1, network.n_outputs, lanes), dtype=network.dtype)
-        fired = np.zeros((n_tiles, len(bounds) - 1), dtype=np.int64)
-        cursor = np.empty(network.n_hidden, dtype=np.int64)
-        z0 = (view or state).start(rows)
-        real = np.dtype(network.dtype).type
+        hidden = buffers.take("hidden", (n_tiles, m, lanes), network.dtype)
+        (view or state).start.fill(hidden, rows)
+        fired = buffers.take("fired", (n_tiles, m), "uint64")
+        partial = buffers.take("partial", (n_tiles, len(bounds) - 1, network.n_outputs, lanes), network.dtype)
+        cursor = buffers.take("cursor", (m,), "int64")
         for t in range(n_tiles):
-            size = min(lanes, len(rows) - t * lanes)
-            kernels.accumulate(hidden[t], cursor, panel[t], *alpha.sorted_lists(), bounds)
-            kernels.activate(
-                hidden[t], partial[t], fired[t], panel[t], z0, *alpha.tails(), bounds, state.output_weights,
-                real(alpha.scale), real(network.threshold), size, t,
+            kernels.forward(
+                hidden[t], fired[t], partial[t], cursor, panel[t], *alpha.sorted_lists(), *alpha.tails(), bounds,
+                state.output_weights, real(alpha.scale), real(1 / alpha.scale), real(network.threshold),
+                min(lanes, len(rows) - t * lanes),
             )  # fmt: skip
-        totals = partial.astype(np.float64).sum(axis=1)  # blocks in order: (tiles, C, lanes)
+        totals = partial.sum(axis=1, dtype=np.float64)  # blocks in order: (tiles, C, lanes)
         outputs = network.scale * totals.transpose(0, 2, 1).reshape(-1, network.n_outputs)[: len(rows)]
-        return Activations(rows, hidden, outputs, int(fired.sum()))
+        return ScanActivations(rows, hidden, outputs, int(np.bitwise_count(fired).sum(dtype=np.int64)), fired)
 
     def view(self, state: ScanState, features: Features) -> ScanView:
         features = compress(features)
         return ScanView(features, state.initial.values(features, state.normalize, state.network.dtype))
 
     def backward(
-        self, state: ScanState, activations: Activations, slopes: Array, step: float, alpha: float = 0.0
+        self, state: ScanState, activations: ScanActivations, slopes: Array, step: float, alpha: float = 0.0
     ) -> Step:
         network, hidden = state.network, activations.hidden
-        decay = 1.0 - step * alpha
-        scaled = -step * network.scale * slopes
+        scaled = tiled((-step * network.scale * slopes).T, hidden.shape[2], hidden.dtype)
         change = None
         if network.train_output:
             change = np.empty_like(state.output_weights)
-            kernels.neuron_gradient(change, hidden, _tiled_slopes(scaled, hidden), network.blocks)
-        kernels.step_coefficients(hidden, _tiled_slopes(scaled, hidden), state.output_weights, network.blocks)
-        return Step(activations.rows, hidden, change, decay)
+            kernels.neuron_gradient(change, hidden, activations.fired, scaled, network.blocks)
+        return Step(activations.rows, FiredSlopes(activations.fired, scaled), change, 1.0 - step * alpha)
 
     def update(self, state: ScanState, step: Step) -> None:
-        alpha = state.coefficients
+        alpha, added = state.coefficients, step.coefficients
         alpha.make_room(len(step.rows))
         alpha.decay(step.decay)
-        if alpha.scale != 1:
-            step.coefficients[:] *= np.asarray(1 / alpha.scale, dtype=step.coefficients.dtype)
-        kernels.record(step.coefficients, step.rows, *alpha.sorted_lists(), *alpha.tails(), state.network.blocks)
+        slopes = added.slopes if alpha.scale == 1 else (added.slopes / alpha.scale).astype(added.slopes.dtype)
+        kernels.record(
+            added.fired, slopes, state.output_weights, step.rows, *alpha.sorted_lists(), *alpha.tails(), state.network.blocks
+        )
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights
 
@@ -144,17 +153,3 @@ class ScanEngine(Engine):
         shape = state.output_weights.shape
         state.output_weights = check_array("output_weights", arrays, shape, "f").astype(state.network.dtype)
         state.coefficients = c
-
-
-def _buffer(buffers: dict[str, Array], dtype: str, name: str, shape: tuple[int, ...]) -> Array:
-    """A C-contiguous array of this shape that is reused by later steps."""
-    size = int(np.prod(shape))
-    kept = buffers.get(name)
-    if kept is None or kept.size < size:
-        kept = buffers[name] = np.empty(size, dtype=dtype)
-    return kept[:size].reshape(shape)
-
-
-def _tiled_slopes(slopes: Array, hidden: Array) -> Array:
-    """(S, C) -> (tiles, C, lanes) in the precision of `hidden`."""
-    return tiled(slopes.T, hidden.shape[2], hidden.dtype)

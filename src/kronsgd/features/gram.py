@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.features.base import Features, Power, Sum
-from kronsgd.features.grouping import Combination, Group, group_by_index, groups
-from kronsgd.kernels import panels
+from kronsgd.features.grouping import Combination, Group, group_by_index, groups, product_groups
+from kronsgd.kernels import panels, products
 
 __all__ = ["RowGram", "inverse_norms", "tiled"]
 
@@ -49,6 +49,11 @@ class RowGram:
         self._position = {id(leaf): i for i, leaf in enumerate(features.leaves())}
         self._index = {id(g): np.arange(g.n_entities) if g.index is None else g.index for g in groups(self._tree)}
         self._cached: dict[int, Array | None] = {}  # group -> inner products of its entities; None: made on first use
+        self._product = product_groups(self._tree)  # these are multiplied in one pass over the rows
+        self._stack_starts = np.cumsum([0] + [group.n_entities for group in self._product[:-1]])
+        if self._product:
+            indices = [self._index[id(g)] + start for g, start in zip(self._product, self._stack_starts, strict=True)]
+            self._stack_index = np.stack(indices).astype(np.int32)
         left = CACHE_BYTES
         for group in sorted(groups(self._tree), key=lambda g: g.n_entities):
             left -= group.n_entities**2 * self.dtype.itemsize
@@ -80,13 +85,22 @@ class RowGram:
         if out is None:
             out = np.empty((n_tiles, self.n_rows, lanes), dtype=self.dtype)
         norms = self.inverse_norms[rows] if new is None else inverse_norms(new[rows], self.normalize)
+        column_scale = tiled(norms[None, :], lanes, self.dtype)  # (tiles, 1, lanes)
+        if self._product:
+            stack = np.empty((n_tiles, sum(group.n_entities for group in self._product), lanes), dtype=self.dtype)
+            for group, start in zip(self._product, self._stack_starts, strict=True):
+                self._entity_panel(group, rows, new, stack[:, start : start + group.n_entities])
+            stack[:, : self._product[0].n_entities] *= column_scale
+            products.panel_tiles(out, stack, self._stack_index, self._row_scale)
+            return out
         self._fill(self._tree, out, rows, new)
-        panels.power_scale(out, 1, self._row_scale, tiled(norms[None, :], lanes, self.dtype)[:, 0])
+        panels.power_scale(out, 1, self._row_scale, column_scale[:, 0])
         return out
 
     def _fill(self, tree: Group | Combination, out: Array, rows: NDArray[np.int64], new: Features | None) -> None:
         if isinstance(tree, Group):
-            panels.set_rows(out, self._entity_panel(tree, rows, out.shape[2], new), self._index[id(tree)])
+            entities = np.empty((out.shape[0], tree.n_entities, out.shape[2]), dtype=self.dtype)
+            panels.set_rows(out, self._entity_panel(tree, rows, new, entities), self._index[id(tree)])
             return
         self._fill(tree.parts[0], out, rows, new)
         if isinstance(tree.node, Power):
@@ -95,16 +109,16 @@ class RowGram:
         accumulate = panels.add_rows if isinstance(tree.node, Sum) else panels.multiply_rows
         for part in tree.parts[1:]:
             if isinstance(part, Group):
-                accumulate(out, self._entity_panel(part, rows, out.shape[2], new), self._index[id(part)])
+                entities = np.empty((out.shape[0], part.n_entities, out.shape[2]), dtype=self.dtype)
+                accumulate(out, self._entity_panel(part, rows, new, entities), self._index[id(part)])
             else:
                 inner = np.empty_like(out)
                 self._fill(part, inner, rows, new)
                 accumulate(out, inner, np.arange(out.shape[1]))
 
-    def _entity_panel(self, group: Group, rows: NDArray[np.int64], lanes: int, new: Features | None) -> Array:
-        """Inner products of the group's entities with those of the batch. Shape: (tiles, entities, lanes)."""
+    def _entity_panel(self, group: Group, rows: NDArray[np.int64], new: Features | None, out: Array) -> Array:
+        """Inner products of the group's entities with those of the batch. Shape: out (tiles, entities, lanes)."""
         if new is None and id(group) in self._cached:
-            out = np.empty((-(-len(rows) // lanes), group.n_entities, lanes), dtype=self.dtype)
             panels.copy_columns(out, self._entity_gram(group), group.entity_rows(rows))
             return out
         others = list((self.features if new is None else new).leaves())
@@ -114,4 +128,5 @@ class RowGram:
             return leaf.entity_inner(other, slice(None), rows if other.index is None else other.index[rows])
 
         values = np.broadcast_to(group.node.evaluate(value), (group.n_entities, len(rows)))
-        return tiled(values, lanes, self.dtype)
+        out[:] = tiled(values, out.shape[2], self.dtype)
+        return out

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kronsgd.features.base import Constant, Features, Power, Product, Sum
 from kronsgd.features.leaf import Leaf
 
-__all__ = ["Combination", "Group", "expand_powers", "group_by_index", "groups"]
+__all__ = ["Combination", "Group", "expand_powers", "group_by_index", "groups", "product_groups"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +57,14 @@ def group_by_index(node: Features) -> Group | Combination:
 def groups(tree: Group | Combination) -> list[Group]:
     """The groups from left to right."""
     return [tree] if isinstance(tree, Group) else [g for part in tree.parts for g in groups(part)]
+
+
+def product_groups(tree: Group | Combination) -> list[Group]:
+    """The groups whose product the tree is; none for any other expression."""
+    if isinstance(tree, Group):
+        return [tree]
+    parts = [part for part in tree.parts if isinstance(part, Group)]
+    return parts if isinstance(tree.node, Product) and len(parts) == len(tree.parts) else []
 
 
 def expand_powers(node: Features) -> Features:

@@ -1,4 +1,4 @@
-"""The scan engine's loops: sparse coefficients times panels, fired sets, coefficients of a step, compaction.
+"""The scan engine's loops: sparse coefficients times panels, fired sets, what a step adds, compaction.
 
 Names follow the paper: z = ⟨w_r, x_i⟩, b the threshold, alpha the coefficients, K a panel of inner products.
 Neuron r's coefficients are a sorted list (indptr, rows, alpha) plus a short unsorted tail of rows new since the last
@@ -13,163 +13,112 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-__all__ = ["LANES", "accumulate", "activate", "compact", "merged_sizes", "neuron_gradient", "record", "step_coefficients"]
+from kronsgd.kernels.simd import add_rows, lowest_bit, rectify
 
-LANES = (16, 64)  # widths with compiled code of their own: the inner loops unroll over them
+__all__ = ["LANES", "compact", "forward", "merged_sizes", "neuron_gradient", "record"]
+
+LANES = (16, 64)  # widths with compiled code of their own: a row of that many batch columns stays in registers
 GROUPS = 16  # of blocks: the units of parallel work; more would walk the panel more often, fewer would idle threads
-PANEL_ROWS = 1024  # of a slice: 256 KiB at 64 lanes of float32, a part of a core's second-level cache
+PANEL_ROWS = 2048  # of a slice: 512 KiB at 64 lanes of float32, half of a core's second-level cache
 
 
-def _make_accumulate(lanes: int) -> Any:
+def _make_forward(lanes: int) -> Any:
     width = lanes
 
-    @njit(cache=True, parallel=True, fastmath={"contract"})  # fused multiply-add; NaN stays visible
-    def accumulate_panel(z: Any, cursor: Any, K: Any, indptr: Any, rows: Any, alpha: Any, bounds: Any) -> None:
-        n_blocks = len(bounds) - 1
-        for group in prange(GROUPS):
-            first, beyond = bounds[group * n_blocks // GROUPS], bounds[(group + 1) * n_blocks // GROUPS]
-            for r in range(first, beyond):
-                cursor[r] = indptr[r]
-                for s in range(width):
-                    z[r, s] = 0
-            for end in range(PANEL_ROWS, K.shape[0] + PANEL_ROWS, PANEL_ROWS):  # a slice of the panel, kept in cache
-                for r in range(first, beyond):
-                    start, beyond_list = cursor[r], indptr[r + 1]
-                    stop = start
-                    while stop < beyond_list and rows[stop] < end:
-                        stop += 1
-                    acc = np.zeros(width, K.dtype)  # allocated here, so that it lives in registers
-                    for p in range(start, stop):
-                        value, j = alpha[p], rows[p]
-                        for s in range(width):
-                            acc[s] += value * K[j, s]
-                    for s in range(width):
-                        z[r, s] += acc[s]
-                    cursor[r] = stop
-
-    return accumulate_panel
-
-
-def _make_activate(lanes: int) -> Any:
-    width = lanes
-
-    @njit(cache=True, parallel=True, fastmath={"contract"})
-    def activate_block(
-        z: Any, partial: Any, fired: Any, K: Any, z0: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
-        a: Any, scale: Any, b: Any, size: int, tile: int,
+    @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")  # fused multiply-add; NaN stays visible
+    def forward_tile(
+        z: Any, fired: Any, partial: Any, cursor: Any, K: Any, indptr: Any, rows: Any, alpha: Any, tail_len: Any,
+        tail_rows: Any, tail_alpha: Any, bounds: Any, a: Any, scale: Any, inverse: Any, b: Any, size: int,
     ) -> None:  # fmt: skip
-        for block in prange(len(bounds) - 1):
-            count = 0
-            out = partial[block]
-            out[:] = 0
-            for r in range(bounds[block], bounds[block + 1]):
-                acc = np.empty(width, K.dtype)
-                for s in range(width):
-                    acc[s] = z[r, s]
-                for p in range(tail_len[r]):
-                    value, j = tail_alpha[r, p], tail_rows[r, p]
-                    for s in range(width):
-                        acc[s] += value * K[j, s]
+        n, n_blocks, room = K.shape[0], len(bounds) - 1, tail_rows.shape[1]
+        tail_index, tail_value = tail_rows.ravel(), tail_alpha.ravel()
+        in_use = ~np.uint64(0) >> np.uint64(64 - size)
+        for group in prange(GROUPS):
+            low, high = group * n_blocks // GROUPS, (group + 1) * n_blocks // GROUPS
+            for r in range(bounds[low], bounds[high]):
+                cursor[r] = indptr[r]
                 for s in range(size):
-                    excess = z0[tile * width + s, r] + scale * acc[s] - b
-                    if excess <= 0:
-                        z[r, s] = 0
-                    else:
-                        z[r, s] = excess
-                        count += 1
+                    z[r, s] = (z[r, s] - b) * inverse
                 for s in range(size, width):
                     z[r, s] = 0
-                for c in range(a.shape[1]):
-                    weight = a[r, c]
-                    for s in range(width):
-                        out[c, s] += weight * z[r, s]
-            fired[block] = count
+                add_rows(width, z, r * width, K, tail_index, tail_value, r * room, r * room + tail_len[r], n)
+            for end in range(PANEL_ROWS, n + PANEL_ROWS, PANEL_ROWS):  # a slice of the panel, kept in cache
+                for r in range(bounds[low], bounds[high]):
+                    cursor[r] = add_rows(width, z, r * width, K, rows, alpha, cursor[r], indptr[r + 1], end)
+            for block in range(low, high):
+                out = partial[block]
+                out[:] = 0
+                for r in range(bounds[block], bounds[block + 1]):
+                    fired[r] = rectify(width, z, r * width, scale) & in_use
+                    for c in range(a.shape[1]):
+                        weight = a[r, c]
+                        for s in range(width):
+                            out[c, s] += weight * z[r, s]
 
-    return activate_block
+    return forward_tile
 
 
-_ACCUMULATE = {lanes: _make_accumulate(lanes) for lanes in LANES}
-_ACTIVATE = {lanes: _make_activate(lanes) for lanes in LANES}
+_FORWARD = {lanes: _make_forward(lanes) for lanes in LANES}
 
 
-def accumulate(z: Any, cursor: Any, K: Any, indptr: Any, rows: Any, alpha: Any, bounds: Any) -> None:
-    """One tile of the batch: z[r, s] = Σ_p alpha[p]·K[rows[p], s] over neuron r's sorted list.
+def forward(z: Any, fired: Any, partial: Any, cursor: Any, K: Any, *arguments: Any) -> None:
+    """One tile of the batch, in place: z[r, s] becomes max(z + scale·Σ_p alpha[p]·K[rows[p], s] − b, 0).
 
-    Shape: z (m, L), cursor (m,) scratch, K (n, L), lists (m + 1,), (nnz,), (nnz,). Cost: 2·L·nnz flops; free of d.
-    Each group of blocks walks the panel in slices that stay in a core's cache, all its neurons on one slice before the next.
+    Also which rows of the batch each neuron fires on, as bits, and each block's part of the outputs. Each group of blocks
+    walks the panel in slices that stay in a core's cache, all its neurons on one slice before the next.
+    Shape: z (m, L), fired (m,) uint64, partial (blocks, C, L), cursor (m,) scratch, K (n, L), lists (m + 1,), (nnz,), (nnz,),
+    tails (m,), (m, T), (m, T), bounds (blocks + 1,), a (m, C). Cost: 2·L·(nnz + m·C) flops; free of d.
     """
-    _ACCUMULATE[K.shape[1]](z, cursor, K, indptr, rows, alpha, bounds)
+    _FORWARD[K.shape[1]](z, fired, partial, cursor, K, *arguments)
 
 
-def activate(z: Any, partial: Any, fired: Any, K: Any, *arguments: Any) -> None:
-    """In place: z[r, s] becomes max(z0 + scale·(z + the tail's sum) − b, 0); partial outputs and fired pairs of each block.
-
-    Shape: z (m, L), partial (blocks, C, L), fired (blocks,), K (n, L), z0 (S, m), tails (m, T).
-    Cost: 2·L·(tail entries + m·C) flops; free of d. NaN stays NaN, so that divergence shows.
-    """
-    _ACTIVATE[K.shape[1]](z, partial, fired, K, *arguments)
-
-
-@njit(cache=True, parallel=True)
-def step_coefficients(hidden: Any, slopes: Any, a: Any, bounds: Any) -> None:  # pragma: no cover
-    """In place: hidden[t, r, s] becomes Σ_c slopes[t, c, s]·a[r, c] where the neuron fired, and stays 0 elsewhere.
-
-    Shape: hidden (T, m, L), slopes (T, C, L), a (m, C). Cost: 2·T·m·L·C; does not depend on n or d.
-    """
-    for block in prange(len(bounds) - 1):
-        for t in range(hidden.shape[0]):
-            for r in range(bounds[block], bounds[block + 1]):
-                for s in range(hidden.shape[2]):
-                    if hidden[t, r, s] > 0:
-                        total = slopes[t, 0, s] * a[r, 0]
-                        for c in range(1, a.shape[1]):
-                            total += slopes[t, c, s] * a[r, c]
-                        hidden[t, r, s] = total
-
-
-@njit(cache=True, parallel=True)
-def neuron_gradient(out: Any, hidden: Any, slopes: Any, bounds: Any) -> None:  # pragma: no cover
+@njit(cache=True, parallel=True, error_model="numpy")
+def neuron_gradient(out: Any, hidden: Any, fired: Any, slopes: Any, bounds: Any) -> None:  # pragma: no cover
     """out[r, c] = Σ_{t,s} hidden[t, r, s]·slopes[t, c, s]: the gradient of the output weights.
 
-    Shape: out (m, C), hidden (T, m, L), slopes (T, C, L). Cost: 2·T·m·L·C.
+    Shape: out (m, C), hidden (T, m, L), fired (T, m) bits, slopes (T, C, L). Cost: 2·C flops for each fired pair.
     """
     for block in prange(len(bounds) - 1):
         for r in range(bounds[block], bounds[block + 1]):
-            for c in range(out.shape[1]):
-                out[r, c] = 0
-                for t in range(hidden.shape[0]):
-                    for s in range(hidden.shape[2]):
+            out[r, :] = 0
+            for t in range(hidden.shape[0]):
+                bits = fired[t, r]
+                while bits != 0:
+                    s = lowest_bit(bits)
+                    bits &= bits - np.uint64(1)
+                    for c in range(out.shape[1]):
                         out[r, c] += hidden[t, r, s] * slopes[t, c, s]
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def record(
-    coefficients: Any, batch: Any, indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
-    bounds: Any,
+    fired: Any, slopes: Any, a: Any, batch: Any, indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any,
+    tail_alpha: Any, bounds: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """alpha[r, batch[i]] += coefficients[t, r, s] for every non-zero coefficient (i = t·L + s).
+    """alpha[r, batch[i]] += Σ_c slopes[t, c, s]·a[r, c] for every fired pair (i = t·L + s).
 
     A row already in neuron r's sorted list is found by bisection; a new one goes to the tail, which must have room.
-    Shape: coefficients (T, m, L), batch (S,). Cost: T·m·L + fired pairs · ln(nnz per neuron).
+    Shape: fired (T, m) bits, slopes (T, C, L), a (m, C), batch (S,). Cost: T·m + fired pairs · (2·C + ln(nnz per neuron)).
     """
-    lanes = coefficients.shape[2]
+    lanes = slopes.shape[2]
     for block in prange(len(bounds) - 1):
-        for t in range(coefficients.shape[0]):
-            size = min(lanes, len(batch) - t * lanes)
+        for t in range(fired.shape[0]):
             for r in range(bounds[block], bounds[block + 1]):
-                for s in range(size):
-                    value = coefficients[t, r, s]
+                bits = fired[t, r]
+                while bits != 0:
+                    s = lowest_bit(bits)
+                    bits &= bits - np.uint64(1)
+                    value = slopes[t, 0, s] * a[r, 0]
+                    for c in range(1, a.shape[1]):
+                        value += slopes[t, c, s] * a[r, c]
                     if value == 0:
                         continue
-                    i = batch[t * lanes + s]
-                    low, high = indptr[r], indptr[r + 1]
-                    while low < high:
-                        middle = (low + high) // 2
-                        if rows[middle] < i:
-                            low = middle + 1
-                        else:
-                            high = middle
-                    if low < indptr[r + 1] and rows[low] == i:
+                    i, low, length = batch[t * lanes + s], indptr[r], indptr[r + 1] - indptr[r]
+                    while length > 1:  # without branches, which would be mispredicted half of the time
+                        half = length >> 1
+                        low += half * np.int64(rows[low + half - 1] < i)
+                        length -= half
+                    if length == 1 and rows[low] == i:
                         alpha[low] += value
                     else:
                         tail_rows[r, tail_len[r]] = i

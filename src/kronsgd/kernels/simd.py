@@ -1,0 +1,136 @@
+"""Vectors of `lanes` numbers that stay in registers, which LLVM does not promise for a NumPy accumulator.
+
+Each function below is LLVM code that Numba inlines; `lanes` must be a compile-time constant. LLVM splits a vector into as
+many registers as the machine needs: 64 lanes of float32 are four with AVX-512, eight with AVX2. Arrays are C-contiguous.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+__all__ = ["add_rows", "lowest_bit", "rectify"]
+
+INT64 = ir.IntType(64)
+ONE = ir.Constant(INT64, 1)
+
+
+class _Vectors:
+    """Loads, stores and constants of one vector type; `dtype` is a Numba float type."""
+
+    def __init__(self, context: Any, builder: Any, dtype: Any, lanes: int) -> None:
+        self.context, self.builder, self.lanes = context, builder, lanes
+        self.bytes = dtype.bitwidth // 8
+        self.type = ir.VectorType(context.get_data_type(dtype), lanes)
+
+    def data(self, array_type: Any, array: Any) -> Any:
+        """Pointer to an array's first number."""
+        return self.context.make_array(array_type)(self.context, self.builder, array).data
+
+    def pointer(self, data: Any, offset: Any) -> Any:
+        return self.builder.bitcast(self.builder.gep(data, [offset]), self.type.as_pointer())
+
+    def load(self, data: Any, offset: Any) -> Any:
+        loaded = self.builder.load(self.pointer(data, offset))
+        loaded.align = self.bytes  # NumPy promises no more
+        return loaded
+
+    def store(self, value: Any, data: Any, offset: Any) -> None:
+        self.builder.store(value, self.pointer(data, offset)).align = self.bytes
+
+    def fill(self, number: Any) -> Any:
+        """All lanes equal to a scalar."""
+        undefined = ir.Constant(self.type, ir.Undefined)
+        one = self.builder.insert_element(undefined, number, ir.Constant(ir.IntType(32), 0))
+        return self.builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(ir.IntType(32), self.lanes), None))
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a·b + c, fused where the machine can."""
+        name = f"llvm.fmuladd.v{self.lanes}f{8 * self.bytes}"
+        return self.builder.call(
+            self.builder.module.declare_intrinsic(name, (), ir.FunctionType(self.type, [self.type] * 3)), [a, b, c]
+        )
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[misc]
+def add_rows(
+    typing: Any, lanes: Any, out: Any, offset: Any, table: Any, index: Any, value: Any, start: Any, stop: Any, end: Any
+) -> Any:
+    """out.flat[offset : offset + lanes] += Σ_p value[p]·table[index[p], :], p = start, … while p < stop and index[p] < end.
+
+    Returns the first p that was not taken. Shape: table (n, lanes), index and value (nnz,). Cost: 2·lanes flops for each p.
+    """
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    signature = types.intp(lanes, out, types.intp, table, index, value, *[types.intp] * 3)
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, out, offset, table, index, value, start, stop, end = arguments
+        vectors = _Vectors(context, builder, signature.args[3].dtype, signature.args[0].literal_value)
+        out, table, index, value = (
+            vectors.data(signature.args[k], array) for k, array in ((1, out), (3, table), (4, index), (5, value))
+        )
+        entry = builder.block
+        first, body, more, done = (builder.append_basic_block(name) for name in ("first", "body", "more", "done"))
+
+        def row_at(p: Any) -> Any:
+            return builder.sext(builder.load(builder.gep(index, [p])), INT64)
+
+        before = vectors.load(out, offset)
+        builder.cbranch(builder.icmp_signed("<", start, stop), first, done)
+        builder.position_at_end(first)
+        j_first = row_at(start)
+        builder.cbranch(builder.icmp_signed("<", j_first, end), body, done)
+
+        builder.position_at_end(body)
+        p, j, total = builder.phi(INT64), builder.phi(INT64), builder.phi(vectors.type)
+        factor = vectors.fill(builder.load(builder.gep(value, [p])))
+        row = vectors.load(table, builder.mul(j, ir.Constant(INT64, vectors.lanes)))
+        added, p_next = vectors.multiply_add(factor, row, total), builder.add(p, ONE)
+        builder.cbranch(builder.icmp_signed("<", p_next, stop), more, done)
+        builder.position_at_end(more)
+        j_next = row_at(p_next)
+        builder.cbranch(builder.icmp_signed("<", j_next, end), body, done)
+        for phi, initially, later in ((p, start, p_next), (j, j_first, j_next), (total, before, added)):
+            phi.add_incoming(initially, first)
+            phi.add_incoming(later, more)
+
+        builder.position_at_end(done)
+        result, position = builder.phi(vectors.type), builder.phi(INT64)
+        for block, vector, p_reached in (
+            (entry, before, start), (first, before, start), (body, added, p_next), (more, added, p_next),
+        ):  # fmt: skip
+            result.add_incoming(vector, block)
+            position.add_incoming(p_reached, block)
+        vectors.store(result, out, offset)
+        return position
+
+    return signature, build
+
+
+@intrinsic(prefer_literal=True)  # type: ignore[misc]
+def rectify(typing: Any, lanes: Any, z: Any, offset: Any, scale: Any) -> Any:
+    """In place, lanes of z.flat from `offset`: max(scale·z, 0), NaN staying NaN. Returns which are above 0, as bits."""
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    signature = types.uint64(lanes, z, types.intp, z.dtype)
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vectors = _Vectors(context, builder, signature.args[1].dtype, signature.args[0].literal_value)
+        data, zero = vectors.data(signature.args[1], arguments[1]), ir.Constant(vectors.type, None)
+        value = builder.fmul(vectors.load(data, arguments[2]), vectors.fill(arguments[3]))
+        vectors.store(builder.select(builder.fcmp_ordered("<=", value, zero), zero, value), data, arguments[2])
+        bits = builder.bitcast(builder.fcmp_ordered(">", value, zero), ir.IntType(vectors.lanes))
+        return bits if vectors.lanes == 64 else builder.zext(bits, INT64)
+
+    return signature, build
+
+
+@intrinsic  # type: ignore[misc]
+def lowest_bit(typing: Any, bits: Any) -> Any:
+    """The number of the lowest set bit; `bits` must not be 0."""
+    never_zero = ir.Constant(ir.IntType(1), 1)
+    return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.cttz(arguments[0], never_zero)
