@@ -11,7 +11,7 @@ from kronsgd import RBF, Dense
 from kronsgd.engines import ScanEngine
 from kronsgd.engines import coefficients as coefficients_module
 from kronsgd.features import gram, grouping, kernel_leaves, leaf, leaves
-from kronsgd.kernels import panels
+from kronsgd.kernels import panels, products
 from kronsgd.kernels import scan as kernels
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer
@@ -19,7 +19,9 @@ from kronsgd.parallel import threads
 from kronsgd.training import train_step
 
 N_ENTITIES, N_ROWS, BATCH, N_STEPS = 30, 60, 16, 3
-KERNELS = {panels: panels.__all__, kernels: [name for name in kernels.__all__ if name != "LANES"]}
+KERNELS = {
+    panels: panels.__all__, products: products.__all__, kernels: [name for name in kernels.__all__ if name.islower()],
+}  # fmt: skip
 PRODUCTS = {"2^12": 8, "2^24": 64, "2^40": 1024}
 
 
@@ -59,7 +61,7 @@ class Counter:
 
     def elements(self):
         """Numbers in all arrays that were passed, those that hold coefficients left out: they depend on what fires."""
-        return sum(int(np.prod(shape)) for name, *shapes in self.calls for shape in shapes if name != "activate")
+        return sum(int(np.prod(shape)) for name, *shapes in self.calls for shape in shapes if name != "forward")
 
 
 def warm_state(features):
@@ -96,8 +98,7 @@ def test_counted_operations_do_not_depend_on_the_dimension(monkeypatch):
         counted[name] = counter.calls
         assert counter.elements() > N_ROWS * BATCH
         names = {call[0] for call in counter.calls}
-        assert {"activate", "step_coefficients", "record"} <= names
-        assert {"set_rows", "multiply_rows"} <= names
+        assert {"forward", "record", "panel_tiles", "start_tiles"} <= names
         assert "matmul" not in names  # inner products and starting values of entities are kept
     assert counted["2^24"] == counted["2^12"]
     assert counted["2^40"] == counted["2^12"]
@@ -190,8 +191,9 @@ def test_factors_over_one_index_are_multiplied_once_per_entity(monkeypatch):
             _, step = warm_state(features)
             counter = Counter(patch)
             step(1)
-        over_rows = [call for call in counter.calls if call[0] in ("set_rows", "multiply_rows", "add_rows")]
-        assert sum(panel[1] <= N_ENTITIES for _, _, panel, _ in over_rows) == gathers
+        over_rows = [call[2] for call in counter.calls if call[0] in ("set_rows", "multiply_rows", "add_rows")]
+        in_one_pass = [call[3][0] for call in counter.calls if call[0] == "panel_tiles"]  # rows of its index
+        assert sum(panel[1] <= N_ENTITIES for panel in over_rows) + sum(in_one_pass) == gathers
 
 
 def test_tails_bound_the_work_of_compaction(monkeypatch):

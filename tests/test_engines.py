@@ -11,7 +11,7 @@ import scipy.sparse as sp
 from kronsgd import Dense, Kernel, OneHot
 from kronsgd.engines import ENGINES, DenseEngine, ScanEngine
 from kronsgd.engines import coefficients as coefficients_module
-from kronsgd.engines.coefficients import Coefficients
+from kronsgd.engines.coefficients import Coefficients, Segments
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import threads
@@ -31,14 +31,18 @@ def problem(n=30, m=40, dtype="float64", **options):
     return network, features, rng.normal(size=(n, network.n_outputs))
 
 
+def step(engine, state, targets, rows, rate=0.5, alpha=0.0):
+    """One plain step on the squared loss."""
+    activations = engine.forward(state, rows)
+    slopes = (activations.outputs - targets[rows]) / len(rows)
+    engine.update(state, engine.backward(state, activations, slopes, rate, alpha))
+
+
 def steps(engine, state, targets, n_steps, rate=0.5, alpha=0.0, size=8, seed=0):
-    """Plain steps on the squared loss."""
+    """Plain steps on random batches."""
     rng = np.random.default_rng(seed)
     for _ in range(n_steps):
-        rows = np.sort(rng.choice(len(targets), size, replace=False))
-        activations = engine.forward(state, rows)
-        slopes = (activations.outputs - targets[rows]) / size
-        engine.update(state, engine.backward(state, activations, slopes, rate, alpha))
+        step(engine, state, targets, np.sort(rng.choice(len(targets), size, replace=False)), rate, alpha)
 
 
 def relative(a, b):
@@ -221,9 +225,51 @@ def test_compaction_keeps_the_matrix_and_sorts():
         assert (np.diff(own) > 0).all()
 
 
+@pytest.mark.parametrize("bits", [0, 2, 3])
+@pytest.mark.parametrize("alpha", [0.0, 0.1])
+def test_slices_change_nothing(monkeypatch, bits, alpha):
+    """Lists cut into slices of 1, 4 or 8 rows: the same training, arrays and restored state."""
+    monkeypatch.setattr(Segments.of.__func__, "__defaults__", (bits,))
+    (scan, ours), (dense, exact) = twins(n_steps=40, alpha=alpha)
+    ours.coefficients.compact()
+    assert ours.coefficients.segments.n_slices == -(-30 // 2**bits)
+    assert relative(scan.hidden_weights(ours), dense.hidden_weights(exact)) < 1e-12
+    arrays = {name: array.copy() for name, array in scan.arrays(ours).items()}
+    for r in range(ours.network.n_hidden):
+        own = arrays["rows"][arrays["indptr"][r] : arrays["indptr"][r + 1]]
+        assert (np.diff(own) > 0).all()
+    again = scan.initialize(ours.network, ours.features)
+    scan.restore(again, arrays)
+    for name in ("indptr", "rows", "values"):
+        np.testing.assert_array_equal(getattr(again.coefficients, name), getattr(ours.coefficients, name))
+    before = ours.coefficients.matrix(30).toarray()
+    ours.coefficients.rearrange(Segments.of(ours.network.blocks, 30, 31))
+    assert len(ours.coefficients.indptr) == ours.network.n_hidden + 1
+    np.testing.assert_array_equal(ours.coefficients.matrix(30).toarray(), before)
+
+
+def test_more_rows_than_a_slice_holds():
+    """Real slices of 2,048 rows, and growth from one slice to two."""
+    rng = np.random.default_rng(0)
+    features = Dense(rng.normal(size=(2100, 6)))[np.arange(2100)] * Dense(rng.normal(size=(5, 3)))[rng.integers(5, size=2100)]
+    network = TwoLayer(n_hidden=70, threshold=0.5, output_scale=1.0, dtype="float64")
+    targets, batches = rng.normal(size=(2100, 1)), np.array_split(rng.permutation(2000), 20)
+    weights = []
+    for engine in (ScanEngine(), DenseEngine()):
+        state = engine.initialize(network, features[:2000])
+        for rows in batches:
+            step(engine, state, targets, rows)
+        state = engine.extend(state, features)
+        for start in range(0, 2100, 100):
+            step(engine, state, targets, np.arange(start, start + 100))
+        weights.append(engine.hidden_weights(state))
+    assert relative(*weights) < 1e-12
+
+
 def test_matrix_adds_lists_tails_and_scale():
     coefficients = Coefficients(
-        indptr=np.array([0, 2, 2]), rows=np.array([0, 3], dtype=np.int32), values=np.array([1.0, 2.0]),
+        segments=Segments.of(np.array([0, 2]), 10), indptr=np.array([0, 2, 2]), rows=np.array([0, 3], dtype=np.int32),
+        values=np.array([1.0, 2.0]),
         tail_len=np.array([1, 2]), tail_rows=np.array([[3, 9], [1, 1]], dtype=np.int32),
         tail_values=np.array([[4.0, 99.0], [5.0, 6.0]]), scale=0.5,
     )  # fmt: skip

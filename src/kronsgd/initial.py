@@ -154,7 +154,7 @@ class StartingValues:
         self._all: Array | None = None
         self._tables: dict[int, Array | None] = {}  # group -> values of its entities; None: made on first use
         self._product: list[Group] = []  # of a pure product whose tables all fit: they are stacked instead
-        self._stack: Array | None = None  # (entities of all groups, m·Q), made on first use
+        self._stack: Array | None = None  # see _stacked; made on first use
         if self._dense:
             return
         expanded = expand_powers(rows)
@@ -208,12 +208,24 @@ class StartingValues:
                 out[t, :, : len(tile)] = tile.T
             return
         if self._stack is None:
-            self._stack = np.concatenate([self._project(group, slice(None)) for group in self._product])
+            self._stack = self._stacked()
         entities = np.stack([
             group.entity_rows(rows) + start for group, start in zip(self._product, self._stack_starts, strict=True)
         ])  # fmt: skip
         scale = (self._scale[rows] / np.sqrt(network.init_rank)).astype(self._dtype)
-        products.start_tiles(out, self._stack, entities, scale, self._stack.shape[1] // network.n_hidden, network.blocks)
+        rank = 1 if self._sum_ranks else network.init_rank
+        products.start_tiles(out, self._stack, entities, scale, rank, network.blocks)
+
+    def _stacked(self) -> Array:
+        """The tables of all groups, block by block. Shape: (blocks, entities, neurons of a block · Q)."""
+        network, rank = self._weights.network, 1 if self._sum_ranks else self._weights.network.init_rank
+        sizes, n_entities = network.block_sizes(), [group.n_entities for group in self._product]
+        out = np.zeros((len(sizes), sum(n_entities), sizes[0][2] * rank), dtype=self._dtype)
+        for group, first, count in zip(self._product, self._stack_starts, n_entities, strict=True):
+            table = self._project(group, slice(None))
+            for block, start, size in sizes:
+                out[block, first : first + count, : size * rank] = table[:, start * rank : (start + size) * rank]
+        return out
 
     def _combine(self, tree: Group | Combination, rows: NDArray[np.int64]) -> Array:
         if isinstance(tree, Combination):

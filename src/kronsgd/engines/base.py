@@ -75,7 +75,7 @@ class Engine(ABC):
         """New rows, prepared for `forward`. ValueError unless they are of the same space."""
 
     @abstractmethod
-    def backward(self, state: Any, activations: Activations, slopes: Array, step: float, alpha: float = 0.0) -> Step:
+    def backward(self, state: Any, activations: Any, slopes: Array, step: float, alpha: float = 0.0) -> Step:
         """Phase 3: coefficients −step · (γ/√m) Σ_c slopes_ic a_rc for fired (i, r).
 
         slopes (S, C): ∂(batch loss)/∂f_ic. alpha: strength of the penalty (alpha/2)·‖W − W(0)‖².

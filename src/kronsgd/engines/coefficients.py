@@ -13,18 +13,48 @@ from numpy.typing import NDArray
 from kronsgd.kernels import scan as kernels
 from kronsgd.validation import check_array
 
-__all__ = ["Coefficients"]
+__all__ = ["Coefficients", "Segments"]
 
 Array = NDArray[Any]
 TAIL = 256  # places for new rows of a neuron between two compactions
 SMALLEST_SCALE = 1e-6  # of the decay factor, before it is multiplied into the coefficients
 
 
+@dataclass(frozen=True)
+class Segments:
+    """Where neuron r keeps its rows of slice k: in segment first[r] + k·stride[r]. One slice makes it plain CSR.
+
+    A group of neurons reads slice after slice of the panel, all its neurons on one slice before the next: segments lie in
+    that order, so that the lists are read from end to end.
+    """
+
+    first: NDArray[np.int64]  # (m,)
+    stride: NDArray[np.int64]  # (m,): number of neurons in the group
+    slice_bits: int  # a slice has 2^slice_bits rows
+    n_slices: int
+
+    @classmethod
+    def of(cls, bounds: NDArray[np.int64], n_rows: int, slice_bits: int = kernels.SLICE_BITS) -> Segments:
+        """For neuron blocks with these bounds; slice_bits=31: one slice."""
+        n_slices = max(n_rows - 1 >> slice_bits, 0) + 1
+        n_blocks = len(bounds) - 1
+        edges = np.unique(bounds[np.arange(kernels.GROUPS + 1) * n_blocks // kernels.GROUPS])
+        sizes = np.diff(edges)
+        start, stride = np.repeat(edges[:-1], sizes), np.repeat(sizes, sizes)
+        return cls(start * (n_slices - 1) + np.arange(bounds[-1]), stride, slice_bits, n_slices)
+
+    @property
+    def table(self) -> NDArray[np.int64]:
+        """Segment of each neuron and slice. Shape: (m, slices)."""
+        return np.asarray(self.first[:, None] + np.arange(self.n_slices) * self.stride[:, None])
+
+
 @dataclass
 class Coefficients:
-    """α by neuron: a sorted list of (row, value) each, and a short tail of rows that are new. α = scale · values."""
+    """α by neuron: sorted lists of (row, value), and a short tail of rows that are new. α = scale · values."""
 
-    indptr: NDArray[np.int64]  # (m + 1,)
+    segments: Segments
+    indptr: NDArray[np.int64]  # (segments + 1,)
     rows: NDArray[np.int32]  # (nnz,)
     values: Array  # (nnz,)
     tail_len: NDArray[np.int64]  # (m,)
@@ -33,13 +63,13 @@ class Coefficients:
     scale: float = 1.0
 
     @classmethod
-    def empty(cls, n_hidden: int, dtype: str, tail: int = TAIL) -> Coefficients:
+    def empty(cls, segments: Segments, dtype: str, tail: int = TAIL) -> Coefficients:
         """No coefficients yet."""
-        none = np.zeros(0, dtype=np.int32)
-        tail_rows = np.zeros((n_hidden, tail), dtype=np.int32)
+        m = len(segments.first)
+        tail_rows = np.zeros((m, tail), dtype=np.int32)
         return cls(
-            np.zeros(n_hidden + 1, dtype=np.int64), none, np.zeros(0, dtype=dtype),
-            np.zeros(n_hidden, dtype=np.int64), tail_rows, np.zeros(tail_rows.shape, dtype=dtype),
+            segments, np.zeros(m * segments.n_slices + 1, dtype=np.int64), np.zeros(0, dtype=np.int32),
+            np.zeros(0, dtype=dtype), np.zeros(m, dtype=np.int64), tail_rows, np.zeros(tail_rows.shape, dtype=dtype),
         )  # fmt: skip
 
     @property
@@ -47,13 +77,13 @@ class Coefficients:
         """Number of stored coefficients."""
         return len(self.values) + int(self.tail_len.sum())
 
-    def sorted_lists(self) -> tuple[Array, Array, Array]:
-        """(indptr, rows, values), as the kernels take them."""
-        return self.indptr, self.rows, self.values
-
-    def tails(self) -> tuple[Array, Array, Array]:
-        """(lengths, rows, values), as the kernels take them."""
-        return self.tail_len, self.tail_rows, self.tail_values
+    def lists(self) -> tuple[Any, ...]:
+        """(first, stride, slice bits, indptr, rows, values, lengths, rows and values of tails), as kernels take them."""
+        own = self.segments
+        return (
+            own.first, own.stride, own.slice_bits, self.indptr, self.rows, self.values,
+            self.tail_len, self.tail_rows, self.tail_values,
+        )  # fmt: skip
 
     def make_room(self, n: int) -> None:
         """See that every tail takes `n` more rows, compacting if one is too full."""
@@ -65,12 +95,15 @@ class Coefficients:
 
     def compact(self) -> None:
         """Merge the tails into the sorted lists."""
-        sizes = np.empty(len(self.tail_len), dtype=np.int64)
+        sizes = np.empty(len(self.indptr) - 1, dtype=np.int64)
         order = np.empty(self.tail_rows.shape, dtype=np.int32)
-        kernels.merged_sizes(sizes, order, self.indptr, self.tail_len, self.tail_rows)
+        own = self.segments
+        kernels.merged_sizes(
+            sizes, order, own.first, own.stride, own.slice_bits, self.indptr, self.tail_len, self.tail_rows
+        )
         indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
         rows, values = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=self.values.dtype)
-        kernels.compact(indptr, rows, values, *self.sorted_lists(), *self.tails(), order)
+        kernels.compact(indptr, rows, values, order, *self.lists())
         self.indptr, self.rows, self.values = indptr, rows, values
 
     def decay(self, factor: float) -> None:
@@ -81,10 +114,41 @@ class Coefficients:
             self.tail_values *= np.asarray(self.scale, dtype=self.values.dtype)
             self.scale = 1.0
 
+    def _by_neuron(self) -> tuple[Array, Array, Array]:
+        """The sorted lists in plain CSR: (indptr, rows, values)."""
+        if self.segments.n_slices == 1:
+            return self.indptr, self.rows, self.values
+        table = self.segments.table
+        lengths = np.diff(self.indptr)[table]
+        before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
+        moved = np.repeat(self.indptr[table.ravel()] - before[:-1], lengths.ravel()) + np.arange(before[-1])
+        return before[:: self.segments.n_slices], self.rows[moved], self.values[moved]
+
+    def _set_lists(self, indptr: Array, rows: Array, values: Array) -> None:
+        """Take sorted lists in plain CSR."""
+        if self.segments.n_slices == 1:
+            self.indptr, self.rows, self.values = indptr, rows, values
+            return
+        neuron = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
+        own = self.segments
+        segment = own.first[neuron] + (rows >> own.slice_bits) * own.stride[neuron]
+        order = np.argsort(segment, kind="stable")
+        counts = np.bincount(segment, minlength=own.table.size)
+        self.indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
+        self.rows, self.values = rows[order], values[order]
+
+    def rearrange(self, segments: Segments) -> None:
+        """Go over to other segments, as more rows may need."""
+        if segments.n_slices != self.segments.n_slices:
+            lists = self._by_neuron()
+            self.segments = segments
+            self._set_lists(*lists)
+
     def matrix(self, n_rows: int) -> sp.csr_array:
         """α as a CSR matrix (m, n), float64."""
         shape = (len(self.tail_len), n_rows)
-        main = sp.csr_array((self.values.astype(np.float64), self.rows, self.indptr), shape=shape)
+        indptr, rows, values = self._by_neuron()
+        main = sp.csr_array((values.astype(np.float64), rows, indptr), shape=shape)
         used = np.arange(self.tail_rows.shape[1]) < self.tail_len[:, None]
         neurons = np.nonzero(used)[0]
         tail = sp.coo_array((self.tail_values[used].astype(np.float64), (neurons, self.tail_rows[used])), shape=shape)
@@ -93,16 +157,18 @@ class Coefficients:
     def arrays(self) -> dict[str, Array]:
         """All of it under plain names."""
         longest = max(int(self.tail_len.max()), 1)
+        indptr, rows, values = self._by_neuron()
         return {
-            "indptr": self.indptr, "rows": self.rows, "values": self.values, "tail_len": self.tail_len,
+            "indptr": indptr, "rows": rows, "values": values, "tail_len": self.tail_len,
             "tail_rows": np.ascontiguousarray(self.tail_rows[:, :longest]),
             "tail_values": np.ascontiguousarray(self.tail_values[:, :longest]),
             "scale": np.array([self.scale]), "tail_room": np.array([self.tail_rows.shape[1]]),
         }  # fmt: skip
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], n_hidden: int, n_rows: int, dtype: str) -> Coefficients:
+    def from_arrays(cls, arrays: Mapping[str, Array], segments: Segments, n_rows: int, dtype: str) -> Coefficients:
         """What `arrays` gave. ValueError where it does not fit this many neurons and rows."""
+        n_hidden = len(segments.first)
         indptr = check_array("indptr", arrays, (n_hidden + 1,), "i").astype(np.int64)
         if indptr[0] != 0 or (np.diff(indptr) < 0).any():
             raise ValueError("array 'indptr' does not grow from 0")
@@ -116,8 +182,9 @@ class Coefficients:
             raise ValueError("array 'tail_len' does not fit the tails")
         if any(len(r) and not 0 <= r.min() <= r.max() < n_rows for r in (rows, tail_rows.ravel())):
             raise ValueError(f"coefficients point outside the {n_rows} training rows")
-        c = cls.empty(n_hidden, dtype, room)
-        c.indptr, c.rows, c.values, c.tail_len = indptr, rows, values, tail_len
+        c = cls.empty(segments, dtype, room)
+        c._set_lists(indptr, rows, values)
+        c.tail_len = tail_len
         c.tail_rows[:, : tail_rows.shape[1]], c.tail_values[:, : tail_rows.shape[1]] = tail_rows, tail_values
         c.scale = float(check_array("scale", arrays, (1,), "f")[0])
         return c

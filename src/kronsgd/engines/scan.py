@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
 from kronsgd.engines.buffers import Buffers
-from kronsgd.engines.coefficients import Coefficients
+from kronsgd.engines.coefficients import Coefficients, Segments
 from kronsgd.features.base import Features
 from kronsgd.features.gram import RowGram, tiled
 from kronsgd.features.serialize import compress
@@ -76,7 +76,7 @@ class ScanEngine(Engine):
             network=network, features=features, normalize=normalize, output_weights=network.output_weights(),
             gram=RowGram(features, network.dtype, normalize), initial=initial,
             start=initial.values(features, normalize, network.dtype),
-            coefficients=Coefficients.empty(network.n_hidden, network.dtype),
+            coefficients=Coefficients.empty(_segments(network, features), network.dtype),
         )  # fmt: skip
 
     def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> ScanActivations:
@@ -90,11 +90,10 @@ class ScanEngine(Engine):
         (view or state).start.fill(hidden, rows)
         fired = buffers.take("fired", (n_tiles, m), "uint64")
         partial = buffers.take("partial", (n_tiles, len(bounds) - 1, network.n_outputs, lanes), network.dtype)
-        cursor = buffers.take("cursor", (m,), "int64")
         for t in range(n_tiles):
             kernels.forward(
-                hidden[t], fired[t], partial[t], cursor, panel[t], *alpha.sorted_lists(), *alpha.tails(), bounds,
-                state.output_weights, real(alpha.scale), real(1 / alpha.scale), real(network.threshold),
+                hidden[t], fired[t], partial[t], panel[t], *alpha.lists(), bounds, state.output_weights,
+                real(alpha.scale), real(1 / alpha.scale), real(network.threshold),
                 min(lanes, len(rows) - t * lanes),
             )  # fmt: skip
         totals = partial.sum(axis=1, dtype=np.float64)  # blocks in order: (tiles, C, lanes)
@@ -122,7 +121,7 @@ class ScanEngine(Engine):
         alpha.decay(step.decay)
         slopes = added.slopes if alpha.scale == 1 else (added.slopes / alpha.scale).astype(added.slopes.dtype)
         kernels.record(
-            added.fired, slopes, state.output_weights, step.rows, *alpha.sorted_lists(), *alpha.tails(), state.network.blocks
+            added.fired, slopes, state.output_weights, step.rows, *alpha.lists(), state.network.blocks
         )
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights
@@ -131,6 +130,7 @@ class ScanEngine(Engine):
         state.features = features
         state.gram = RowGram(features, state.network.dtype, state.normalize)
         state.start = state.initial.values(features, state.normalize, state.network.dtype)
+        state.coefficients.rearrange(_segments(state.network, features))
         return state
 
     def hidden(self, state: ScanState, activations: Activations) -> Array:
@@ -149,7 +149,13 @@ class ScanEngine(Engine):
         return {**state.coefficients.arrays(), "output_weights": state.output_weights}
 
     def restore(self, state: ScanState, arrays: Mapping[str, Array]) -> None:
-        c = Coefficients.from_arrays(arrays, state.network.n_hidden, state.features.n_rows, state.network.dtype)
+        c = Coefficients.from_arrays(
+            arrays, _segments(state.network, state.features), state.features.n_rows, state.network.dtype
+        )
         shape = state.output_weights.shape
         state.output_weights = check_array("output_weights", arrays, shape, "f").astype(state.network.dtype)
         state.coefficients = c
+
+
+def _segments(network: TwoLayer, features: Features) -> Segments:
+    return Segments.of(network.blocks, features.n_rows)

@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["add_rows", "lowest_bit", "rectify"]
+__all__ = ["add_rows", "lowest_bit", "prefetch", "rectify"]
 
 INT64 = ir.IntType(64)
 ONE = ir.Constant(INT64, 1)
@@ -55,63 +55,50 @@ class _Vectors:
         )
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[misc]
+@intrinsic(prefer_literal=True)
 def add_rows(
-    typing: Any, lanes: Any, out: Any, offset: Any, table: Any, index: Any, value: Any, start: Any, stop: Any, end: Any
+    typing: Any, lanes: Any, out: Any, offset: Any, table: Any, index: Any, value: Any, start: Any, stop: Any
 ) -> Any:
-    """out.flat[offset : offset + lanes] += Σ_p value[p]·table[index[p], :], p = start, … while p < stop and index[p] < end.
+    """out.flat[offset : offset + lanes] += Σ_p value[p]·table[index[p], :] over start ≤ p < stop.
 
-    Returns the first p that was not taken. Shape: table (n, lanes), index and value (nnz,). Cost: 2·lanes flops for each p.
+    Shape: table (n, lanes), index and value (nnz,). Cost: 2·lanes flops for each p.
     """
     if not isinstance(lanes, types.IntegerLiteral):
         return None
-    signature = types.intp(lanes, out, types.intp, table, index, value, *[types.intp] * 3)
+    signature = types.void(lanes, out, types.intp, table, index, value, types.intp, types.intp)
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, out, offset, table, index, value, start, stop, end = arguments
+        _, out, offset, table, index, value, start, stop = arguments
         vectors = _Vectors(context, builder, signature.args[3].dtype, signature.args[0].literal_value)
         out, table, index, value = (
             vectors.data(signature.args[k], array) for k, array in ((1, out), (3, table), (4, index), (5, value))
         )
-        entry = builder.block
-        first, body, more, done = (builder.append_basic_block(name) for name in ("first", "body", "more", "done"))
-
-        def row_at(p: Any) -> Any:
-            return builder.sext(builder.load(builder.gep(index, [p])), INT64)
-
+        entry, body, done = builder.block, builder.append_basic_block("body"), builder.append_basic_block("done")
         before = vectors.load(out, offset)
-        builder.cbranch(builder.icmp_signed("<", start, stop), first, done)
-        builder.position_at_end(first)
-        j_first = row_at(start)
-        builder.cbranch(builder.icmp_signed("<", j_first, end), body, done)
+        builder.cbranch(builder.icmp_signed("<", start, stop), body, done)
 
         builder.position_at_end(body)
-        p, j, total = builder.phi(INT64), builder.phi(INT64), builder.phi(vectors.type)
+        p, total = builder.phi(INT64), builder.phi(vectors.type)
         factor = vectors.fill(builder.load(builder.gep(value, [p])))
+        j = builder.sext(builder.load(builder.gep(index, [p])), INT64)
         row = vectors.load(table, builder.mul(j, ir.Constant(INT64, vectors.lanes)))
         added, p_next = vectors.multiply_add(factor, row, total), builder.add(p, ONE)
-        builder.cbranch(builder.icmp_signed("<", p_next, stop), more, done)
-        builder.position_at_end(more)
-        j_next = row_at(p_next)
-        builder.cbranch(builder.icmp_signed("<", j_next, end), body, done)
-        for phi, initially, later in ((p, start, p_next), (j, j_first, j_next), (total, before, added)):
-            phi.add_incoming(initially, first)
-            phi.add_incoming(later, more)
+        builder.cbranch(builder.icmp_signed("<", p_next, stop), body, done)
+        for phi, initially, later in ((p, start, p_next), (total, before, added)):
+            phi.add_incoming(initially, entry)
+            phi.add_incoming(later, body)
 
         builder.position_at_end(done)
-        result, position = builder.phi(vectors.type), builder.phi(INT64)
-        for block, vector, p_reached in (
-            (entry, before, start), (first, before, start), (body, added, p_next), (more, added, p_next),
-        ):  # fmt: skip
-            result.add_incoming(vector, block)
-            position.add_incoming(p_reached, block)
+        result = builder.phi(vectors.type)
+        result.add_incoming(before, entry)
+        result.add_incoming(added, body)
         vectors.store(result, out, offset)
-        return position
+        return context.get_dummy_value()
 
     return signature, build
 
 
-@intrinsic(prefer_literal=True)  # type: ignore[misc]
+@intrinsic(prefer_literal=True)
 def rectify(typing: Any, lanes: Any, z: Any, offset: Any, scale: Any) -> Any:
     """In place, lanes of z.flat from `offset`: max(scale·z, 0), NaN staying NaN. Returns which are above 0, as bits."""
     if not isinstance(lanes, types.IntegerLiteral):
@@ -129,8 +116,24 @@ def rectify(typing: Any, lanes: Any, z: Any, offset: Any, scale: Any) -> Any:
     return signature, build
 
 
-@intrinsic  # type: ignore[misc]
+@intrinsic
 def lowest_bit(typing: Any, bits: Any) -> Any:
     """The number of the lowest set bit; `bits` must not be 0."""
     never_zero = ir.Constant(ir.IntType(1), 1)
     return types.int64(types.uint64), lambda context, builder, signature, arguments: builder.cttz(arguments[0], never_zero)
+
+
+@intrinsic
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of array.flat[index], which will be read or written soon; any index is safe."""
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, int32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        function = ir.FunctionType(ir.VoidType(), [byte, int32, int32, int32])
+        pointer = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        intrinsic_ = builder.module.declare_intrinsic("llvm.prefetch.p0", (), function)
+        builder.call(intrinsic_, [pointer, int32(0), int32(3), int32(1)])  # to read, into the first level, data
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), build
