@@ -67,7 +67,7 @@ def _threads() -> str:
 
 
 def _processor() -> str:
-    from llvmlite import binding  # type: ignore[import-untyped]  # it comes with numba and has no types
+    from llvmlite import binding  # it comes with numba and has no types
 
     features = binding.get_host_cpu_features()
     known = [name for name in ("sse4.2", "avx2", "fma", "avx512f", "neon", "sve") if features.get(name)]

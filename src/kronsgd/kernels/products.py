@@ -48,47 +48,30 @@ def start_tiles(out: Any, stack: Any, entities: Any, scale: Any, rank: int, boun
     Shape: out (T, m, L), stack (blocks, E, neurons of a block · Q), entities (G, S), scale (S,), bounds (blocks + 1,).
     Cost: G·Q·S·m. A block's part of the tables lies together, or every entity would be a page of its own.
     """
-    lanes = out.shape[2]
+    n_factors, n_rows, lanes = entities.shape[0], entities.shape[1], out.shape[2]
     for block in prange(len(bounds) - 1):
         start, size = bounds[block], bounds[block + 1] - bounds[block]
         tile = np.empty((lanes, size), out.dtype)
-        for t in range(out.shape[0]):
-            width = min(lanes, len(scale) - t * lanes)
-            for s in range(width):
-                if t * lanes + s + AHEAD < len(scale):
-                    for g in range(entities.shape[0]):
-                        row = (block * stack.shape[1] + entities[g, t * lanes + s + AHEAD]) * stack.shape[2]
-                        for line in range(0, size * rank, 16):
-                            prefetch(stack, row + line)
-                _product_row(tile[s], stack[block], entities[:, t * lanes + s], scale[t * lanes + s], rank)
-            _transpose(out[t, start : start + size], tile, width)
-
-
-@njit(cache=True, error_model="numpy")
-def _transpose(out: Any, tile: Any, width: int) -> None:  # pragma: no cover
-    """out[r, s] = tile[s, r] for s < width."""
-    if width == 64:  # a constant makes this loop three times as fast
-        for r in range(out.shape[0]):
-            for s in range(64):
-                out[r, s] = tile[s, r]
-        return
-    for r in range(out.shape[0]):
-        for s in range(width):
-            out[r, s] = tile[s, r]
-
-
-@njit(cache=True, error_model="numpy")
-def _product_row(out: Any, tables: Any, entities: Any, scale: Any, rank: int) -> None:  # pragma: no cover
-    """out[r] = scale · Σ_q Π_g tables[entities[g], r·Q + q]."""
-    first, second = tables[entities[0]], tables[entities[len(entities) - 1]]
-    if rank == 1 and len(entities) == 2:
-        for r in range(len(out)):
-            out[r] = scale * first[r] * second[r]
-        return
-    for r in range(len(out)):
-        out[r] = 0
-        for q in range(r * rank, (r + 1) * rank):
-            value = scale * first[q]
-            for g in range(1, len(entities)):
-                value *= tables[entities[g], q]
-            out[r] += value
+        for i in range(n_rows):
+            if i + AHEAD < n_rows:
+                for g in range(n_factors):
+                    row = (block * stack.shape[1] + entities[g, i + AHEAD]) * stack.shape[2]
+                    for line in range(0, size * rank, 16):
+                        prefetch(stack, row + line)
+            t, s, factor = i // lanes, i % lanes, scale[i]
+            first, last = entities[0, i], entities[n_factors - 1, i]
+            if rank == 1 and n_factors == 2:
+                for r in range(size):
+                    tile[s, r] = factor * stack[block, first, r] * stack[block, last, r]
+            else:
+                for r in range(size):
+                    tile[s, r] = 0
+                    for q in range(r * rank, (r + 1) * rank):
+                        value = factor * stack[block, first, q]
+                        for g in range(1, n_factors):
+                            value *= stack[block, entities[g, i], q]
+                        tile[s, r] += value
+            if s == lanes - 1 or i == n_rows - 1:
+                for r in range(size):
+                    for k in range(s + 1):
+                        out[t, start + r, k] = tile[k, r]
