@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["add_rows", "lowest_bit", "prefetch", "rectify"]
+__all__ = ["add_products", "add_rows", "lowest_bit", "prefetch", "rectify"]
 
 INT64 = ir.IntType(64)
 ONE = ir.Constant(INT64, 1)
@@ -93,6 +93,55 @@ def add_rows(
         result.add_incoming(before, entry)
         result.add_incoming(added, body)
         vectors.store(result, out, offset)
+        return context.get_dummy_value()
+
+    return signature, build
+
+
+@intrinsic(prefer_literal=True)
+def add_products(
+    typing: Any, lanes: Any, n_out: Any, out: Any, offset: Any, K: Any, k_offset: Any, k_stride: Any, h: Any, h_offset: Any,
+    n: Any,
+) -> Any:  # fmt: skip
+    """A few rows of a dense product: out.flat[offset + i·lanes :][: lanes] += Σ_{p < n} K.flat[k_offset + p·k_stride + i]·h_p
+    for i < n_out, with h_p = h.flat[h_offset + p·lanes :][: lanes].
+
+    n_out is a compile-time constant: each row of h is loaded once for all of them. Cost: 2·n_out·lanes·n flops.
+    """
+    if not isinstance(lanes, types.IntegerLiteral) or not isinstance(n_out, types.IntegerLiteral):
+        return None
+    integer = types.intp
+    signature = types.void(lanes, n_out, out, integer, K, integer, integer, h, integer, integer)
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        _, _, out, offset, K, k_offset, k_stride, h, h_offset, n = arguments
+        vectors = _Vectors(context, builder, signature.args[2].dtype, signature.args[0].literal_value)
+        out, K, h = (vectors.data(signature.args[k], array) for k, array in ((2, out), (4, K), (7, h)))
+        width = ir.Constant(INT64, vectors.lanes)
+        places = [builder.add(offset, ir.Constant(INT64, i * vectors.lanes)) for i in range(signature.args[1].literal_value)]
+        entry, body, done = builder.block, builder.append_basic_block("body"), builder.append_basic_block("done")
+        before = [vectors.load(out, place) for place in places]
+        builder.cbranch(builder.icmp_signed("<", ir.Constant(INT64, 0), n), body, done)
+
+        builder.position_at_end(body)
+        p, totals = builder.phi(INT64), [builder.phi(vectors.type) for _ in places]
+        row = vectors.load(h, builder.add(h_offset, builder.mul(p, width)))
+        k_row = builder.gep(K, [builder.add(k_offset, builder.mul(p, k_stride))])
+        factors = [vectors.fill(builder.load(builder.gep(k_row, [ir.Constant(INT64, i)]))) for i in range(len(places))]
+        added = [vectors.multiply_add(factor, row, total) for factor, total in zip(factors, totals, strict=True)]
+        p_next = builder.add(p, ONE)
+        builder.cbranch(builder.icmp_signed("<", p_next, n), body, done)
+        p.add_incoming(ir.Constant(INT64, 0), entry)
+        p.add_incoming(p_next, body)
+
+        builder.position_at_end(done)
+        results = [builder.phi(vectors.type) for _ in places]  # all before the first store
+        for phis in (totals, results):
+            for phi, initially, later in zip(phis, before, added, strict=True):
+                phi.add_incoming(initially, entry)
+                phi.add_incoming(later, body)
+        for result, place in zip(results, places, strict=True):
+            vectors.store(result, out, place)
         return context.get_dummy_value()
 
     return signature, build
