@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from kronsgd.kernels.simd import add_rows, lowest_bit, prefetch, rectify
+from kronsgd.kernels.simd import add_rows, equal_bits, lowest_bit, prefetch, rectify
 
 __all__ = ["GROUPS", "LANES", "SLICE_BITS", "compact", "forward", "merged_sizes", "neuron_gradient", "record"]
 
 LANES = (16, 64)  # widths with compiled code of their own: a row of that many batch columns stays in registers
 GROUPS = 16  # of blocks: the units of parallel work; more would walk the panel more often, fewer would idle threads
-NEAR = 8  # entries on either side of where evenly spread rows would be
+WINDOW = 16  # entries looked at around the place that evenly spread rows would have
 SLICE_BITS = 11  # of a slice of 2,048 rows: 512 KiB at 64 lanes of float32, half of a core's second-level cache
 
 
@@ -143,10 +143,12 @@ def record(
 
 @njit(cache=True, error_model="numpy", inline="always")
 def _find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: no cover
-    """The place of row i in the sorted rows[low:high], or −1. Looks near a guess first, then everywhere, by bisection."""
-    near, far = max(low, guess - NEAR), min(high, guess + NEAR)
-    if near < far and rows[near] <= i and (far == high or rows[far] > i):
-        low, high = near, far
+    """The place of row i in the sorted rows[low:high], or −1: a look around a guess, else bisection."""
+    near = max(low, guess - WINDOW // 2)
+    if near + WINDOW <= len(rows):
+        here = equal_bits(WINDOW, rows, near, i)
+        if here != 0 and near + lowest_bit(here) < high:
+            return near + lowest_bit(here)
     length = high - low
     while length > 1:  # without branches, which would be mispredicted half of the time
         half = length >> 1

@@ -12,14 +12,14 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-__all__ = ["add_products", "add_rows", "lowest_bit", "prefetch", "rectify"]
+__all__ = ["add_products", "add_rows", "equal_bits", "lowest_bit", "prefetch", "rectify"]
 
 INT64 = ir.IntType(64)
 ONE = ir.Constant(INT64, 1)
 
 
 class _Vectors:
-    """Loads, stores and constants of one vector type; `dtype` is a Numba float type."""
+    """Loads, stores and constants of one vector type; `dtype` is a Numba type."""
 
     def __init__(self, context: Any, builder: Any, dtype: Any, lanes: int) -> None:
         self.context, self.builder, self.lanes = context, builder, lanes
@@ -163,6 +163,21 @@ def rectify(typing: Any, lanes: Any, z: Any, offset: Any, scale: Any) -> Any:
         return bits if vectors.lanes == 64 else builder.zext(bits, INT64)
 
     return signature, build
+
+
+@intrinsic(prefer_literal=True)
+def equal_bits(typing: Any, lanes: Any, index: Any, start: Any, wanted: Any) -> Any:
+    """Which of index[start : start + lanes] are `wanted`, as bits; all of them must lie within the array."""
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vectors = _Vectors(context, builder, signature.args[1].dtype, signature.args[0].literal_value)
+        found = vectors.load(vectors.data(signature.args[1], arguments[1]), arguments[2])
+        bits = builder.icmp_signed("==", found, vectors.fill(builder.trunc(arguments[3], vectors.type.element)))
+        return builder.zext(builder.bitcast(bits, ir.IntType(vectors.lanes)), INT64)
+
+    return types.uint64(lanes, index, types.intp, types.int64), build
 
 
 @intrinsic
