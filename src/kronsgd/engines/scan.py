@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kronsgd.buffers import Buffers
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
-from kronsgd.engines.buffers import Buffers
 from kronsgd.engines.coefficients import Coefficients, Segments
 from kronsgd.features.base import Features
 from kronsgd.features.gram import RowGram, tiled
@@ -84,8 +84,7 @@ class ScanEngine(Engine):
         lanes = next((w for w in kernels.LANES if len(rows) <= w), kernels.LANES[-1])
         n_tiles, m = -(-len(rows) // lanes), network.n_hidden
         buffers, real = (view or state).buffers, np.dtype(network.dtype).type
-        panel = buffers.take("panel", (n_tiles, state.gram.n_rows, lanes), network.dtype)
-        state.gram.panel(rows, lanes, view.features if view else None, out=panel)
+        panel = state.gram.panel(rows, lanes, view.features if view else None, buffers)
         hidden = buffers.take("hidden", (n_tiles, m, lanes), network.dtype)
         (view or state).start.fill(hidden, rows)
         fired = buffers.take("fired", (n_tiles, m), "uint64")

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kronsgd.buffers import Buffers
 from kronsgd.features.base import Features, Power, Sum
 from kronsgd.features.grouping import Combination, Group, group_by_index, groups, product_groups
 from kronsgd.kernels import panels, products
@@ -76,18 +77,20 @@ class RowGram:
         """Number of training rows."""
         return self.features.n_rows
 
-    def panel(self, rows: NDArray[np.int64], lanes: int, new: Features | None = None, out: Array | None = None) -> Array:
+    def panel(
+        self, rows: NDArray[np.int64], lanes: int, new: Features | None = None, buffers: Buffers | None = None
+    ) -> Array:
         """⟨x_j, x'_s⟩ for every training row j and the given rows of `new` (None: of the training rows themselves).
 
-        Shape: (⌈S / lanes⌉, n, lanes). Cost: n·S per factor, and |entities|·S·(its dimension) where not cached.
+        Shape: (⌈S / lanes⌉, n, lanes), in memory of `buffers`. Cost: n·S per factor, and |entities|·S·(its dimension) where not cached.
         """
-        n_tiles = -(-len(rows) // lanes)
-        if out is None:
-            out = np.empty((n_tiles, self.n_rows, lanes), dtype=self.dtype)
+        n_tiles, buffers = -(-len(rows) // lanes), buffers or Buffers()
+        out = buffers.take("panel", (n_tiles, self.n_rows, lanes), self.dtype)
         norms = self.inverse_norms[rows] if new is None else inverse_norms(new[rows], self.normalize)
         column_scale = tiled(norms[None, :], lanes, self.dtype)  # (tiles, 1, lanes)
         if self._product:
-            stack = np.empty((n_tiles, sum(group.n_entities for group in self._product), lanes), dtype=self.dtype)
+            n_entities = sum(group.n_entities for group in self._product)
+            stack = buffers.take("entity panels", (n_tiles, n_entities, lanes), self.dtype)
             for group, start in zip(self._product, self._stack_starts, strict=True):
                 self._entity_panel(group, rows, new, stack[:, start : start + group.n_entities])
             stack[:, : self._product[0].n_entities] *= column_scale

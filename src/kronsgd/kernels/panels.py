@@ -8,27 +8,37 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from numba import njit, prange
 
 __all__ = ["add_rows", "copy_columns", "multiply_rows", "power_scale", "set_rows"]
 
+CHUNK = 64  # entities transposed at once
+
 # Each thread writes only the rows it owns; no kernel below has an order of sums that depends on the threads.
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, parallel=True, error_model="numpy")
 def copy_columns(out: Any, gram: Any, columns: Any) -> None:  # pragma: no cover
-    """out[t, e, s] = gram[e, columns[t·L + s]], and 0 past the last column.
+    """out[t, e, s] = gram[e, columns[t·L + s]] of a symmetric gram, and 0 past the last column.
 
-    Shape: out (T, E, L), gram (E, E'), columns (S,). Cost: E·T·L; does not depend on any dimension of a factor.
+    Shape: out (T, E, L), gram (E, E), columns (S,). Cost: E·T·L; does not depend on any dimension of a factor.
+    It reads rows, not columns: a column has a cache line of its own for every number.
     """
     n_tiles, n, lanes = out.shape
-    for e in prange(n):
+    for chunk in prange((n + CHUNK - 1) // CHUNK):
+        start, size = chunk * CHUNK, min(CHUNK, n - chunk * CHUNK)
+        tile = np.empty((lanes, CHUNK), out.dtype)
         for t in range(n_tiles):
             width = min(lanes, len(columns) - t * lanes)
             for s in range(width):
-                out[t, e, s] = gram[e, columns[t * lanes + s]]
-            for s in range(width, lanes):
-                out[t, e, s] = 0
+                row = columns[t * lanes + s]
+                for e in range(size):
+                    tile[s, e] = gram[row, start + e]
+            tile[width:] = 0
+            for e in range(size):
+                for s in range(lanes):
+                    out[t, start + e, s] = tile[s, e]
 
 
 @njit(cache=True, parallel=True)
