@@ -82,7 +82,8 @@ class RowGram:
     ) -> Array:
         """⟨x_j, x'_s⟩ for every training row j and the given rows of `new` (None: of the training rows themselves).
 
-        Shape: (⌈S / lanes⌉, n, lanes), in memory of `buffers`. Cost: n·S per factor, and |entities|·S·(its dimension) where not cached.
+        Shape: (⌈S / lanes⌉, n, lanes), in memory of `buffers`. Cost: n·S per factor, and |entities|·S·(its dimension)
+        where not cached.
         """
         n_tiles, buffers = -(-len(rows) // lanes), buffers or Buffers()
         out = buffers.take("panel", (n_tiles, self.n_rows, lanes), self.dtype)
