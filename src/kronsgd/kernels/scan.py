@@ -16,7 +16,7 @@ from numba import njit, prange
 
 from kronsgd.kernels.simd import add_rows, equal_bits, lowest_bit, prefetch, rectify
 
-__all__ = ["GROUPS", "LANES", "SLICE_BITS", "compact", "forward", "merged_sizes", "neuron_gradient", "record"]
+__all__ = ["GROUPS", "LANES", "SLICE_BITS", "compact", "find", "forward", "merged_sizes", "neuron_gradient", "record"]
 
 LANES = (16, 64)  # widths with compiled code of their own: a row of that many batch columns stays in registers
 GROUPS = 16  # of blocks: the units of parallel work; more would walk the panel more often, fewer would idle threads
@@ -42,11 +42,11 @@ def _make_forward(lanes: int) -> Any:
                     z[r, s] = (z[r, s] - b) * inverse
                 for s in range(size, width):
                     z[r, s] = 0
-                add_rows(width, z, r * width, K, tail_index, tail_value, r * room, r * room + tail_len[r])
+                add_rows(width, z, r * width, K, tail_index, tail_value, r * room, r * room + tail_len[r], 0)
             for k in range((len(indptr) - 1) // len(first)):  # slices of the panel, kept in cache
                 for r in range(bounds[low], bounds[high]):
                     segment = first[r] + k * stride[r]
-                    add_rows(width, z, r * width, K, rows, alpha, indptr[segment], indptr[segment + 1])
+                    add_rows(width, z, r * width, K, rows, alpha, indptr[segment], indptr[segment + 1], 0)
             for block in range(low, high):
                 out = partial[block]
                 out[:] = 0
@@ -131,7 +131,7 @@ def record(
                         value += slopes[t, c, s] * a[r, c]
                     i = batch[t * lanes + s]
                     segment = first[r] + (i >> slice_bits) * stride[r]
-                    p = _find(rows, i, indptr[segment], indptr[segment + 1], guesses[n_pairs])
+                    p = find(rows, i, indptr[segment], indptr[segment + 1], guesses[n_pairs])
                     n_pairs += 1
                     if p >= 0:
                         alpha[p] += value
@@ -142,7 +142,7 @@ def record(
 
 
 @njit(cache=True, error_model="numpy", inline="always")
-def _find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: no cover
+def find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: no cover
     """The place of row i in the sorted rows[low:high], or −1: a look around a guess, else bisection."""
     near = max(low, guess - WINDOW // 2)
     if near + WINDOW <= len(rows):

@@ -57,18 +57,18 @@ class _Vectors:
 
 @intrinsic(prefer_literal=True)
 def add_rows(
-    typing: Any, lanes: Any, out: Any, offset: Any, table: Any, index: Any, value: Any, start: Any, stop: Any
+    typing: Any, lanes: Any, out: Any, offset: Any, table: Any, index: Any, value: Any, start: Any, stop: Any, base: Any
 ) -> Any:
-    """out.flat[offset : offset + lanes] += Σ_p value[p]·table[index[p], :] over start ≤ p < stop.
+    """out.flat[offset : offset + lanes] += Σ_p value[p]·table[index[p] − base, :] over start ≤ p < stop.
 
     Shape: table (n, lanes), index and value (nnz,). Cost: 2·lanes flops for each p.
     """
     if not isinstance(lanes, types.IntegerLiteral):
         return None
-    signature = types.void(lanes, out, types.intp, table, index, value, types.intp, types.intp)
+    signature = types.void(lanes, out, types.intp, table, index, value, types.intp, types.intp, types.intp)
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, out, offset, table, index, value, start, stop = arguments
+        _, out, offset, table, index, value, start, stop, base = arguments
         vectors = _Vectors(context, builder, signature.args[3].dtype, signature.args[0].literal_value)
         out, table, index, value = (
             vectors.data(signature.args[k], array) for k, array in ((1, out), (3, table), (4, index), (5, value))
@@ -80,7 +80,7 @@ def add_rows(
         builder.position_at_end(body)
         p, total = builder.phi(INT64), builder.phi(vectors.type)
         factor = vectors.fill(builder.load(builder.gep(value, [p])))
-        j = builder.sext(builder.load(builder.gep(index, [p])), INT64)
+        j = builder.sub(builder.sext(builder.load(builder.gep(index, [p])), INT64), base)
         row = vectors.load(table, builder.mul(j, ir.Constant(INT64, vectors.lanes)))
         added, p_next = vectors.multiply_add(factor, row, total), builder.add(p, ONE)
         builder.cbranch(builder.icmp_signed("<", p_next, stop), body, done)
