@@ -66,6 +66,9 @@ class Engine(ABC):
         basis: the prototype that w(0) was drawn for, where the rows have grown since (default: that of `features`).
         """
 
+    def begin_epoch(self, state: Any) -> None:  # noqa: B027 (most engines have nothing to do)
+        """Called by the training loop before the first batch of every epoch."""
+
     @abstractmethod
     def forward(self, state: Any, rows: NDArray[np.int64], view: Any = None) -> Activations:
         """Phase 2: fired neurons and outputs on training rows, or on rows of a `view`."""
