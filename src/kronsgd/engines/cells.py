@@ -160,7 +160,8 @@ class Cells:
 
 def _unit_gram(which: str, a: Side, b: Side, normalize: bool, dtype: np.dtype[Any]) -> Array:
     """Inner products of unit-norm entities. Shape: (|a|, |b|)."""
-    _check_bytes(f"inner products of {a.n_entities} × {b.n_entities} {which} entities", a.n_entities * b.n_entities * dtype.itemsize)
+    what = f"inner products of {a.n_entities} × {b.n_entities} {which} entities"
+    _check_bytes(what, a.n_entities * b.n_entities * dtype.itemsize)
     gram = a.node.inner(b.node) * inverse_norms(a.node, normalize)[:, None]
     gram *= inverse_norms(b.node, normalize)
     return np.ascontiguousarray(gram, dtype=dtype)

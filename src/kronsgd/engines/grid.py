@@ -100,23 +100,25 @@ class GridEngine(Engine):
         state.cells.strip = None
         _compact(state)
 
+    def sides(self, state: GridState) -> Sides:
+        return state.cells.sides
+
     def forward(self, state: GridState, rows: NDArray[np.int64], view: Cells | None = None) -> GridActivations:
         network, cells = state.network, state.cells if view is None else view
         block, bounds, tables = cells.block(rows), network.blocks, cells.tables
         hidden = cells.buffer("block", network.n_hidden, *block.counts.shape)
-        partial = np.empty((len(bounds) - 1, network.n_outputs, *block.counts.shape), dtype=np.float64)
-        fired, n_cells = np.zeros(len(bounds) - 1, dtype=np.int64), np.zeros(network.n_hidden, dtype=np.int64)
-        gram = tables.inner_gram[block.inner]
-        real = np.dtype(network.dtype).type
+        partial = np.empty((len(bounds) - 1, network.n_outputs + 1, *block.counts.shape), dtype=np.float64)
+        n_cells = np.zeros(network.n_hidden, dtype=np.int64)
+        gram, real = tables.inner_gram[block.inner], np.dtype(network.dtype).type
+        observed = (block.counts > 0).astype(network.dtype)
         for tile in block.tiles:
             strip = _strip(state, cells, tile, block.lanes)
             kernels.activate(
-                hidden, partial, fired, n_cells, strip.h, gram, strip.start, tables.inner_start, block.inner, block.counts,
+                hidden, partial, n_cells, strip.h, gram, strip.start, tables.inner_start, block.inner, observed,
                 tile.first, tile.beyond, state.output_weights, real(state.coefficients.scale), real(network.threshold), bounds,
             )  # fmt: skip
-        totals = partial.sum(axis=0).reshape(network.n_outputs, -1)  # blocks in order
-        outputs = network.scale * totals[:, block.places].T
-        return GridActivations(rows, hidden, outputs, int(fired.sum()), block, strip, n_cells)
+        totals = partial.sum(axis=0).reshape(network.n_outputs + 1, -1)[:, block.places]  # blocks in order
+        return GridActivations(rows, hidden, network.scale * totals[:-1].T, int(totals[-1].sum()), block, strip, n_cells)
 
     def view(self, state: GridState, features: Features) -> Cells:
         state.cells.initial.prototype.check_compatible(features)

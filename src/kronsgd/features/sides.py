@@ -7,6 +7,7 @@ entities that occurs, and a row is a pair of them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +69,7 @@ def side_of(features: Features, factors: tuple[int, ...]) -> Side:
     node = children[0] if len(children) == 1 else Product(children)
     leaves = list(node.leaves())
     code = _numbers(leaves[0])
-    for previous, leaf in zip(leaves, leaves[1:], strict=False):
+    for previous, leaf in pairwise(leaves):
         if not same_index(previous, leaf):
             code = np.unique(code, return_inverse=True)[1] * leaf.n_entities + _numbers(leaf)
     _, first, entity = np.unique(code, return_index=True, return_inverse=True)

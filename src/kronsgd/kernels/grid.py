@@ -45,10 +45,12 @@ def _make_build_strip(lanes: int) -> Any:
     ) -> None:  # fmt: skip
         n_inner, n_outer = h.shape[1], B.shape[0]
         for block in prange(len(bounds) - 1):
+            acc = np.empty(width, B.dtype)  # of this thread's own: LLVM keeps it in registers
             for r in range(bounds[block], bounds[block + 1]):
                 for p in range(n_inner):
-                    acc = np.zeros(width, B.dtype)  # allocated here, so that it lives in registers
                     first = p * n_outer
+                    for s in range(width):
+                        acc[s] = 0
                     for k in range(runs[r, p], runs[r, p + 1]):
                         value, q = alpha[k], rows[k] - first
                         for s in range(width):
@@ -75,54 +77,43 @@ def _make_activate(lanes: int) -> Any:
 
     @njit(cache=True, parallel=True, fastmath={"contract"})
     def evaluate(
-        hidden: Any, partial: Any, fired: Any, cells: Any, h: Any, A: Any, strip_start: Any, start: Any, inner: Any,
-        counts: Any, first: int, beyond: int, a: Any, scale: Any, b: Any, bounds: Any,
+        hidden: Any, partial: Any, cells: Any, h: Any, A: Any, strip_start: Any, start: Any, inner: Any, observed: Any,
+        first: int, beyond: int, a: Any, scale: Any, b: Any, bounds: Any,
     ) -> None:  # fmt: skip
-        n_inner = h.shape[1]
         for block in prange(len(bounds) - 1):
-            total = 0
-            out = np.zeros((a.shape[1], beyond - first, width), A.dtype)
+            acc = np.empty(4 * width, A.dtype)  # one array of this thread's own: LLVM keeps all of it in registers
+            out = np.zeros((a.shape[1] + 1, beyond - first, width), A.dtype)
             for r in range(bounds[block], bounds[block + 1]):
-                own_cells = 0
                 for t in range(first, beyond, 4):
-                    acc0 = np.zeros(width, A.dtype)  # allocated here, so that they live in registers
-                    acc1 = np.zeros(width, A.dtype)
-                    acc2 = np.zeros(width, A.dtype)
-                    acc3 = np.zeros(width, A.dtype)
-                    for k in range(n_inner):
+                    for s in range(4 * width):
+                        acc[s] = 0
+                    for k in range(h.shape[1]):
                         a0, a1, a2, a3 = A[t, k], A[t + 1, k], A[t + 2, k], A[t + 3, k]
                         for s in range(width):
-                            acc0[s] += a0 * h[r, k, s]
-                            acc1[s] += a1 * h[r, k, s]
-                            acc2[s] += a2 * h[r, k, s]
-                            acc3[s] += a3 * h[r, k, s]
+                            acc[s] += a0 * h[r, k, s]
+                            acc[width + s] += a1 * h[r, k, s]
+                            acc[2 * width + s] += a2 * h[r, k, s]
+                            acc[3 * width + s] += a3 * h[r, k, s]
+                    for i in range(4):
+                        for s in range(width):
+                            hidden[r, t + i, s] = scale * acc[i * width + s] - b
+                fired = 0
+                for t in range(first, beyond):
+                    for q in range(start.shape[1]):
+                        factor = start[r, q, inner[t]]
+                        for s in range(width):
+                            hidden[r, t, s] += factor * strip_start[r, q, s]
                     for s in range(width):
-                        hidden[r, t, s] = acc0[s]
-                        hidden[r, t + 1, s] = acc1[s]
-                        hidden[r, t + 2, s] = acc2[s]
-                        hidden[r, t + 3, s] = acc3[s]
-                    for i in range(t, t + 4):
-                        z = np.empty(width, A.dtype)
+                        hidden[r, t, s] = 0 if hidden[r, t, s] <= 0 else hidden[r, t, s] * observed[t, s]
+                    for c in range(a.shape[1]):
+                        weight = a[r, c]
                         for s in range(width):
-                            z[s] = scale * hidden[r, i, s] - b
-                        for q in range(start.shape[1]):
-                            factor = start[r, q, inner[i]]
-                            for s in range(width):
-                                z[s] += factor * strip_start[r, q, s]
-                        pairs, seen = np.int32(0), np.int32(0)
-                        for s in range(width):
-                            z[s] = np.float32(0) if z[s] <= 0 or counts[i, s] == 0 else z[s]
-                            pairs += counts[i, s] if z[s] > 0 else np.int32(0)
-                            seen += np.int32(1) if z[s] > 0 else np.int32(0)
-                            hidden[r, i, s] = z[s]
-                        for c in range(a.shape[1]):
-                            weight = a[r, c]
-                            for s in range(width):
-                                out[c, i - first, s] += weight * z[s]
-                        total += pairs
-                        own_cells += seen
-                cells[r] += own_cells
-            fired[block] += total
+                            out[c, t - first, s] += weight * hidden[r, t, s]
+                    for s in range(width):
+                        out[a.shape[1], t - first, s] += 1 if hidden[r, t, s] > 0 else 0
+                    for s in range(width):
+                        fired += hidden[r, t, s] > 0
+                cells[r] += fired
             partial[block, :, first:beyond] = out
 
     return evaluate
@@ -137,7 +128,7 @@ def _make_record(lanes: int) -> Any:
         n_outer: int, runs: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
     ) -> None:  # fmt: skip
         for block in prange(len(bounds) - 1):
-            lane = np.empty(width + 1, np.int32)
+            lane, acc = np.empty(width + 1, np.int32), np.empty(width, h.dtype)
             for r in range(bounds[block], bounds[block + 1]):
                 for t in range(first, beyond):
                     n_fired = 0
@@ -147,7 +138,8 @@ def _make_record(lanes: int) -> Any:
                     if n_fired == 0:
                         continue
                     p = inner[t]
-                    acc = np.zeros(width, h.dtype)
+                    for u in range(width):
+                        acc[u] = 0
                     for i in range(n_fired):
                         s = lane[i]
                         value = slopes[0, t, s] * a[r, 0]
@@ -194,9 +186,10 @@ def build_strip(h: Any, *arguments: Any) -> None:
 def activate(hidden: Any, *arguments: Any) -> None:
     """hidden[r, t, s] = max(z − b, 0) on tile rows first … beyond − 1 (a multiple of 4), and 0 where no row was observed.
 
-    z = scale·Σ_k A[t, k]·h[r, k, s] + Σ_q start[r, q, inner[t]]·strip_start[r, q, s]. Adds to fired[block] the fired rows
-    (counts[t, s] for each cell) and to cells[r] the fired cells, and sets the block's partial outputs.
-    Shape: hidden (m, T, L), partial (blocks, C, T, L), counts (T, L), A (T, n1), h (m, n1, L), start (m, Q, n1').
+    z = scale·Σ_k A[t, k]·h[r, k, s] + Σ_q start[r, q, inner[t]]·strip_start[r, q, s]. observed is 1 where a place has a row,
+    else 0. Sets the block's partial outputs and, after them, the number of neurons that fire in each place; adds to
+    cells[r] the places in which neuron r fires.
+    Shape: hidden (m, T, L), partial (blocks, C + 1, T, L), observed (T, L), A (T, n1), h (m, n1, L), start (m, Q, n1').
     Cost: 2·(n1 + Q + C)·L flops for each tile row and neuron; free of d and n. NaN stays NaN, so that divergence shows.
     """
     _ACTIVATE[hidden.shape[2]](hidden, *arguments)
