@@ -19,6 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 from kronsgd.engines import ENGINES, Engine
 from kronsgd.estimators.files import load_model, save_model
 from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
+from kronsgd.estimators.pairs import PairScores
 from kronsgd.estimators.parameters import check_known, check_params, unchanged_on_error
 from kronsgd.features.base import Features
 from kronsgd.features.serialize import append_rows
@@ -48,7 +49,7 @@ logger = logging.getLogger("kronsgd")
 RETRIES = 5  # times that learning_rate_init="auto" halves its step after a divergence
 
 
-class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Base of KronRegressor and KronClassifier; see there for the parameters."""
 
     registry: ClassVar[dict[str, type[KronEstimator]]] = {}

@@ -77,6 +77,9 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         codes = (values[:, 0] > 0).astype(int) if len(self.classes_) == 2 else values.argmax(axis=1)
         return np.asarray(self.classes_[codes])
 
+    def _scores(self, X: Any) -> Array:
+        return self.decision_function(X)
+
     def _own_state(self) -> dict[str, Any]:
         return {"classes": self.classes_.tolist(), "dtype": self.classes_.dtype.kind}
 

@@ -128,7 +128,7 @@ def _make_record(lanes: int) -> Any:
         n_outer: int, runs: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
     ) -> None:  # fmt: skip
         for block in prange(len(bounds) - 1):
-            lane, acc = np.empty(width + 1, np.int32), np.empty(width, h.dtype)
+            lane, value, acc = np.empty(width + 1, np.int64), np.empty(width, h.dtype), np.empty(width, h.dtype)
             for r in range(bounds[block], bounds[block + 1]):
                 for t in range(first, beyond):
                     n_fired = 0
@@ -138,33 +138,37 @@ def _make_record(lanes: int) -> Any:
                     if n_fired == 0:
                         continue
                     p = inner[t]
-                    for u in range(width):
-                        acc[u] = 0
                     for i in range(n_fired):
-                        s = lane[i]
-                        value = slopes[0, t, s] * a[r, 0]
+                        total = slopes[0, t, lane[i]] * a[r, 0]
                         for c in range(1, a.shape[1]):
-                            value += slopes[c, t, s] * a[r, c]
-                        if value == 0:
+                            total += slopes[c, t, lane[i]] * a[r, c]
+                        value[i] = total
+                    if live:
+                        for s in range(width):
+                            acc[s] = h[r, p, s]
+                        for i in range(n_fired):
+                            coefficient, u = value[i], lane[i]
+                            for s in range(width):
+                                acc[s] += coefficient * B[u, s]
+                        for s in range(width):
+                            h[r, p, s] = acc[s]
+                    end, n_tail = runs[r, p + 1], tail_len[r]
+                    for i in range(n_fired):
+                        if value[i] == 0:
                             continue
-                        if live:
-                            for u in range(width):
-                                acc[u] += value * B[s, u]
-                        cell = p * n_outer + outer[s]
-                        low, size = runs[r, p], runs[r, p + 1] - runs[r, p]
+                        cell = p * n_outer + outer[lane[i]]
+                        low, size = runs[r, p], end - runs[r, p]
                         while size > 0:  # bisection without unpredictable branches
                             half = (size + 1) >> 1
                             low += half if rows[low + half - 1] < cell else 0
                             size -= half
-                        if low < runs[r, p + 1] and rows[low] == cell:
-                            alpha[low] += value
+                        if low < end and rows[low] == cell:
+                            alpha[low] += value[i]
                         else:
-                            tail_rows[r, tail_len[r]] = cell
-                            tail_alpha[r, tail_len[r]] = value
-                            tail_len[r] += 1
-                    if live:
-                        for u in range(width):
-                            h[r, p, u] += acc[u]
+                            tail_rows[r, n_tail] = cell
+                            tail_alpha[r, n_tail] = value[i]
+                            n_tail += 1
+                    tail_len[r] = n_tail
 
     return add
 
