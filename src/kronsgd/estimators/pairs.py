@@ -55,7 +55,7 @@ class PairScores:
         found = np.full((left.n_entities, k), right.n_entities)
         for rows, columns, scores in self._blocks(X, left, right):
             if scores.ndim > 2:
-                raise ValueError(f"top_k ranks one score for each pair, but the model gives {scores.shape[2]}; use predict_grid.")
+                raise ValueError(f"top_k ranks one score per pair, but the model gives {scores.shape[2]}; use predict_grid.")
             numbers = np.broadcast_to(np.arange(right.n_entities)[columns], scores.shape)
             all_scores, all_numbers = np.hstack([best[rows], scores]), np.hstack([found[rows], numbers])
             order = np.lexsort((all_numbers, -all_scores), axis=1)[:, :k]
