@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from functools import reduce
 from operator import add, mul
 from typing import Any
@@ -157,7 +158,7 @@ class StartingValues:
         self._stack: Array | None = None  # see _stacked; made on first use
         if self._dense:
             return
-        expanded = expand_powers(rows)
+        expanded = self._expanded = expand_powers(rows)
         self._slots = weights.slots(expanded)
         basis = expand_powers(weights.prototype)
         self._basis = dict(zip(map(id, expanded.leaves()), basis.leaves(), strict=True))
@@ -238,6 +239,21 @@ class StartingValues:
             table = self._tables[id(tree)] = self._project(tree, slice(None))
         return np.asarray(table[entities])
 
+    def factors(self, chosen: Sequence[int]) -> Array:
+        """Product of some factors' random functions at every row, before ranks are added up and rows scaled.
+
+        chosen: numbers of the children of the product that the expression is, its powers written out. The Q ranks of
+        disjoint choices multiply to those of the whole. Shape: (m, Q, n). ValueError where weights are true Gaussians.
+        """
+        network = self._weights.network
+        if self._dense:
+            raise ValueError('init="gaussian" has no factors; use init="structured".')
+        out = np.empty((network.n_hidden, network.init_rank, self._rows.n_rows), dtype=self._dtype)
+        for block, start, size in network.block_sizes():
+            values = [self._random_function(self._expanded.children[c], None, block, size) for c in chosen]
+            out[start : start + size] = reduce(mul, values).T.reshape(size, network.init_rank, -1)
+        return out
+
     def _project(self, group: Group, entities: Any) -> Array:
         """Values of one group's random function at its entities. Shape: (entities, m·Q), or (entities, m) if one group."""
         network = self._weights.network
@@ -253,6 +269,7 @@ class StartingValues:
         return out
 
     def _random_function(self, node: Features, entities: Any, block: int, size: int) -> Array:
+        """At the given entities, or at all rows (None). Shape: (entities or rows, size · Q)."""
         if node.children:
             values = [self._random_function(child, entities, block, size) for child in node.children]
             return np.asarray(reduce(add if isinstance(node, Sum) else mul, values))
@@ -260,7 +277,8 @@ class StartingValues:
         if isinstance(node, Constant):
             return node.parameter * draws.T
         assert isinstance(node, Leaf)
-        return node.entity_project(self._basis[id(node)], entities, np.ascontiguousarray(draws.T))
+        chosen = node.rows if entities is None else entities
+        return node.entity_project(self._basis[id(node)], chosen, np.ascontiguousarray(draws.T))
 
     def _gaussian(self, rows: NDArray[np.int64]) -> Array:
         coordinates = self._weights.prototype.coordinates(self._rows[rows]) * self._scale[rows][:, None]

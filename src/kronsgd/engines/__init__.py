@@ -2,8 +2,9 @@
 
 from kronsgd.engines.base import Activations, Engine, State, Step
 from kronsgd.engines.dense import DenseEngine
+from kronsgd.engines.grid import GridEngine
 from kronsgd.engines.scan import ScanEngine
 
-__all__ = ["ENGINES", "Activations", "DenseEngine", "Engine", "ScanEngine", "State", "Step"]
+__all__ = ["ENGINES", "Activations", "DenseEngine", "Engine", "GridEngine", "ScanEngine", "State", "Step"]
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (DenseEngine(), ScanEngine())}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (DenseEngine(), ScanEngine(), GridEngine())}

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.features.base import Features
+from kronsgd.features.sides import Sides
 from kronsgd.network import TwoLayer
 
 __all__ = ["Activations", "Engine", "State", "Step"]
@@ -66,6 +67,9 @@ class Engine(ABC):
         basis: the prototype that w(0) was drawn for, where the rows have grown since (default: that of `features`).
         """
 
+    def begin_epoch(self, state: Any) -> None:  # noqa: B027 (most engines have nothing to do)
+        """Called by the training loop before the first batch of every epoch."""
+
     @abstractmethod
     def forward(self, state: Any, rows: NDArray[np.int64], view: Any = None) -> Activations:
         """Phase 2: fired neurons and outputs on training rows, or on rows of a `view`."""
@@ -92,6 +96,10 @@ class Engine(ABC):
     @abstractmethod
     def hidden(self, state: Any, activations: Activations) -> Array:
         """max(z − b, 0), which is above 0 just where a neuron fires. Shape: (S, m)."""
+
+    def sides(self, state: Any) -> Sides:
+        """The two sides of the training rows' product, for batches that are blocks. ValueError where there are none."""
+        return Sides.of(state.features)
 
     def batches(self, state: Any, features: Features) -> Iterator[Activations]:
         """Forward passes over all rows of `features`, PREDICT_BATCH at a time."""

@@ -43,6 +43,16 @@ class Segments:
         start, stride = np.repeat(edges[:-1], sizes), np.repeat(sizes, sizes)
         return cls(start * (n_slices - 1) + np.arange(bounds[-1]), stride, slice_bits, n_slices)
 
+    @classmethod
+    def consecutive(cls, n_hidden: int, n_slices: int, slice_bits: int) -> Segments:
+        """Plain CSR, each neuron's list from slice to slice."""
+        return cls(np.arange(n_hidden) * n_slices, np.ones(n_hidden, dtype=np.int64), slice_bits, n_slices)
+
+    @property
+    def n_rows(self) -> int:
+        """Row numbers that the slices have room for."""
+        return self.n_slices << self.slice_bits
+
     @property
     def table(self) -> NDArray[np.int64]:
         """Segment of each neuron and slice. Shape: (m, slices)."""
@@ -114,7 +124,7 @@ class Coefficients:
             self.tail_values *= np.asarray(self.scale, dtype=self.values.dtype)
             self.scale = 1.0
 
-    def _by_neuron(self) -> tuple[Array, Array, Array]:
+    def by_neuron(self) -> tuple[Array, Array, Array]:
         """The sorted lists in plain CSR: (indptr, rows, values)."""
         if self.segments.n_slices == 1:
             return self.indptr, self.rows, self.values
@@ -124,7 +134,7 @@ class Coefficients:
         moved = np.repeat(self.indptr[table.ravel()] - before[:-1], lengths.ravel()) + np.arange(before[-1])
         return before[:: self.segments.n_slices], self.rows[moved], self.values[moved]
 
-    def _set_lists(self, indptr: Array, rows: Array, values: Array) -> None:
+    def set_lists(self, indptr: Array, rows: Array, values: Array) -> None:
         """Take sorted lists in plain CSR."""
         if self.segments.n_slices == 1:
             self.indptr, self.rows, self.values = indptr, rows, values
@@ -140,14 +150,14 @@ class Coefficients:
     def rearrange(self, segments: Segments) -> None:
         """Go over to other segments, as more rows may need."""
         if segments.n_slices != self.segments.n_slices:
-            lists = self._by_neuron()
+            lists = self.by_neuron()
             self.segments = segments
-            self._set_lists(*lists)
+            self.set_lists(*lists)
 
     def matrix(self, n_rows: int) -> sp.csr_array:
         """α as a CSR matrix (m, n), float64."""
         shape = (len(self.tail_len), n_rows)
-        indptr, rows, values = self._by_neuron()
+        indptr, rows, values = self.by_neuron()
         main = sp.csr_array((values.astype(np.float64), rows, indptr), shape=shape)
         used = np.arange(self.tail_rows.shape[1]) < self.tail_len[:, None]
         neurons = np.nonzero(used)[0]
@@ -157,7 +167,7 @@ class Coefficients:
     def arrays(self) -> dict[str, Array]:
         """All of it under plain names."""
         longest = max(int(self.tail_len.max()), 1)
-        indptr, rows, values = self._by_neuron()
+        indptr, rows, values = self.by_neuron()
         return {
             "indptr": indptr, "rows": rows, "values": values, "tail_len": self.tail_len,
             "tail_rows": np.ascontiguousarray(self.tail_rows[:, :longest]),
@@ -183,7 +193,7 @@ class Coefficients:
         if any(len(r) and not 0 <= r.min() <= r.max() < n_rows for r in (rows, tail_rows.ravel())):
             raise ValueError(f"coefficients point outside the {n_rows} training rows")
         c = cls.empty(segments, dtype, room)
-        c._set_lists(indptr, rows, values)
+        c.set_lists(indptr, rows, values)
         c.tail_len = tail_len
         c.tail_rows[:, : tail_rows.shape[1]], c.tail_values[:, : tail_rows.shape[1]] = tail_rows, tail_values
         c.scale = float(check_array("scale", arrays, (1,), "f")[0])

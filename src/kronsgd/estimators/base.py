@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, replace
 from typing import Any, ClassVar, Self
 
@@ -21,7 +19,8 @@ from sklearn.utils.validation import check_is_fitted
 from kronsgd.engines import ENGINES, Engine
 from kronsgd.estimators.files import load_model, save_model
 from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
-from kronsgd.estimators.parameters import check_params
+from kronsgd.estimators.pairs import PairScores
+from kronsgd.estimators.parameters import check_known, check_params, unchanged_on_error
 from kronsgd.features.base import Features
 from kronsgd.features.serialize import append_rows
 from kronsgd.losses import LOSSES
@@ -29,6 +28,7 @@ from kronsgd.network import TwoLayer, auto_threshold
 from kronsgd.parallel import threads
 from kronsgd.planner import choose_engine
 from kronsgd.training import (
+    BLOCK_SIZE,
     Diverged,
     History,
     Settings,
@@ -39,16 +39,17 @@ from kronsgd.training import (
     hold_out,
     train,
 )
-from kronsgd.validation import check_integer, did_you_mean
+from kronsgd.validation import check_integer
 
 __all__ = ["KronEstimator"]
 
 Array = NDArray[Any]
+Rows = NDArray[np.int64]
 logger = logging.getLogger("kronsgd")
 RETRIES = 5  # times that learning_rate_init="auto" halves its step after a divergence
 
 
-class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """Base of KronRegressor and KronClassifier; see there for the parameters."""
 
     registry: ClassVar[dict[str, type[KronEstimator]]] = {}
@@ -71,6 +72,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         normalize: bool = True,
         standardize: bool = True,
         dtype: str = "auto",
+        batching: str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str = "cosine",
         learning_rate_init: float | str = "auto",
@@ -97,6 +99,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         self.normalize = normalize
         self.standardize = standardize
         self.dtype = dtype
+        self.batching = batching
         self.batch_size = batch_size
         self.learning_rate = learning_rate
         self.learning_rate_init = learning_rate_init
@@ -135,13 +138,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
 
     def set_params(self, **params: Any) -> Self:
         """As in scikit-learn, with a suggestion for a misspelt name."""
-        for name in params:
-            if name not in self.get_params():
-                known = sorted(self.get_params())
-                raise ValueError(
-                    f"Invalid parameter {name!r} for estimator {type(self).__name__}; valid parameters are {known}."
-                    f"{did_you_mean(name, known)}"
-                )
+        check_known(self, params)
         return super().set_params(**params)
 
     def _draw_seed(self) -> int:
@@ -156,33 +153,36 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
             train_output=bool(self.train_output), seed=seed, dtype=dtype,
         )  # fmt: skip
 
-    def _settings(self, n_rows: int, max_iter: int) -> Settings:
+    def _settings(self, numbers: Rows, max_iter: int) -> Settings:
         return Settings(
             learning_rate_init=self.learning_rate_, learning_rate=self.learning_rate, max_iter=max_iter,
-            batch_size=self._batch_size(n_rows), alpha=float(self.alpha), shuffle=bool(self.shuffle),
+            batch_size=self._batch_size(len(numbers)), cells=self._cells(numbers),
+            alpha=float(self.alpha), shuffle=bool(self.shuffle),
             tol=float(self.tol), n_iter_no_change=self.n_iter_no_change, verbose=bool(self.verbose),
         )  # fmt: skip
 
     def _batch_size(self, n_rows: int) -> int:
-        return min(64 if self.batch_size == "auto" else int(self.batch_size), n_rows)
+        if self.batch_size != "auto":
+            return min(int(self.batch_size), n_rows)
+        return min(max(64, min(BLOCK_SIZE, n_rows // 16)) if self._in_blocks else 64, n_rows)
+
+    @property
+    def _in_blocks(self) -> bool:
+        return bool(self.batching == "blocks" or (self.batching == "auto" and self.engine_ == "grid"))
+
+    def _cells(self, numbers: Rows) -> tuple[Rows, Rows] | None:
+        """(inner, outer) entity of training rows, where batches are blocks."""
+        if not self._in_blocks:
+            return None
+        inner, outer = self._engine.sides(self.state_).split(self.features_)
+        return inner.entity[numbers], outer.entity[numbers]
 
     # Fitting -----------------------------------------------------------------------------------------------------------
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train on rows X (a feature expression or a 2-D array), targets y and optional weights per row."""
-        with self._unchanged_on_error():
+        with unchanged_on_error(self):
             return self._fit(X, y, sample_weight)
-
-    @contextlib.contextmanager
-    def _unchanged_on_error(self) -> Iterator[None]:
-        """A call that fails leaves the estimator as it was."""
-        before = dict(self.__dict__)
-        try:
-            yield
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
 
     def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
         check_params(self)
@@ -228,7 +228,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
             numbers = self._start(features, rows, n_outputs, self._draw_seed()) if first else self._grow(features)
             if first or self.learning_rate_init != "auto":
                 self._set_learning_rate(weights)
-            settings = replace(self._settings(len(y), 1), shuffle=False, learning_rate="constant", verbose=False)
+            settings = replace(self._settings(numbers, 1), shuffle=False, learning_rate="constant", verbose=False)
             before = self._snapshot()
             try:
                 history = self._run(numbers, targets, weights, settings, None, self.n_iter_)
@@ -270,7 +270,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
                     "network stays as it is: set warm_start=False to start another."
                 )
 
-    def _start(self, features: Features, rows: Features | Array, n_outputs: int, seed: int) -> NDArray[np.int64]:
+    def _start(self, features: Features, rows: Features | Array, n_outputs: int, seed: int) -> Rows:
         """A fresh state; returns the row number of each row."""
         own = "float32" if isinstance(rows, Features) else str(rows.dtype)
         network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype, seed)
@@ -280,7 +280,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         self.history_: list[dict[str, float]] = []
         return np.arange(features.n_rows)
 
-    def _grow(self, features: Features) -> NDArray[np.int64]:
+    def _grow(self, features: Features) -> Rows:
         """The state over these rows too; returns the row number of each."""
         merged, numbers = append_rows(self.state_.features, features)
         if merged.n_rows > self.state_.features.n_rows:
@@ -293,8 +293,9 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
             return
         alpha = float(self.alpha) * self.state_.network.scale**2
         self.learning_rate_ = auto_learning_rate(
-            self._engine, self.state_, LOSSES[self._loss_name()], self._batch_size(len(weights)), weights, alpha
-        )
+            self._engine, self.state_, LOSSES[self._loss_name()], self._batch_size(len(weights)), weights, alpha,
+            self._cells(np.arange(len(weights))),
+        )  # fmt: skip
 
     def _set_horizon(self, targets: Array, weights: Array) -> None:
         """max_iter="auto": as long as the tangent kernel's cross-validation says, in at least a few epochs."""
@@ -305,13 +306,13 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         self.max_iter_, self.learning_rate_ = horizon.max_iter, horizon.learning_rate
 
     def _train(
-        self, numbers: NDArray[np.int64], targets: Array, weights: Array, validation: Validation | None, first_epoch: int
+        self, numbers: Rows, targets: Array, weights: Array, validation: Validation | None, first_epoch: int
     ) -> None:
         """Train; with learning_rate_init="auto", start again at half the step after a divergence."""
         before = self._snapshot()
         tries = RETRIES if self.learning_rate_init == "auto" else 0
         for attempt in range(tries + 1):
-            settings = self._settings(len(targets), self.max_iter_)
+            settings = self._settings(numbers, self.max_iter_)
             try:
                 self._record(self._run(numbers, targets, weights, settings, validation, first_epoch))
                 return
@@ -334,7 +335,7 @@ class KronEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships 
         warnings.warn(message, ConvergenceWarning, stacklevel=5)
 
     def _run(
-        self, numbers: NDArray[np.int64], targets: Array, weights: Array, settings: Settings,
+        self, numbers: Rows, targets: Array, weights: Array, settings: Settings,
         validation: Validation | None, first_epoch: int,
     ) -> History:  # fmt: skip
         loss = LOSSES[self._loss_name()]

@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets
 
 from kronsgd.estimators.base import KronEstimator
 from kronsgd.estimators.inputs import check_targets
-from kronsgd.estimators.parameters import PARAMETERS
+from kronsgd.estimators.parameters import PARAMETERS, unchanged_on_error
 
 __all__ = ["KronClassifier"]
 
@@ -36,7 +36,7 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         """One pass over the rows in the order given; `classes` names all classes at the first call."""
         if classes is None and not hasattr(self, "classes_"):
             raise ValueError("classes must be passed on the first call to partial_fit, for example classes=numpy.unique(y).")
-        with self._unchanged_on_error():
+        with unchanged_on_error(self):
             if classes is not None and hasattr(self, "classes_") and not np.array_equal(np.unique(classes), self.classes_):
                 raise ValueError(f"classes={classes!r} differ from those of the first call, {self.classes_.tolist()}.")
             if not hasattr(self, "classes_"):
@@ -76,6 +76,9 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         values = self._outputs(X)
         codes = (values[:, 0] > 0).astype(int) if len(self.classes_) == 2 else values.argmax(axis=1)
         return np.asarray(self.classes_[codes])
+
+    def _scores(self, X: Any) -> Array:
+        return self.decision_function(X)
 
     def _own_state(self) -> dict[str, Any]:
         return {"classes": self.classes_.tolist(), "dtype": self.classes_.dtype.kind}

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kronsgd.engines import ENGINES
-from kronsgd.training import SCHEDULES
-from kronsgd.validation import check_choice, check_integer, check_real, check_switch
+from kronsgd.training import BATCHINGS, SCHEDULES
+from kronsgd.validation import check_choice, check_integer, check_real, check_switch, did_you_mean
 
-__all__ = ["PARAMETERS", "check_params"]
+__all__ = ["PARAMETERS", "check_known", "check_params", "unchanged_on_error"]
 
 SWITCHES = (
     "antisymmetric", "train_output", "normalize", "standardize", "shuffle", "early_stopping", "warm_start", "verbose",
@@ -25,9 +27,10 @@ PARAMETERS = """
     ----------
     n_hidden : int, default=1024
         Number of neurons m.
-    engine : {"auto", "scan", "dense"}, default="auto"
+    engine : {"auto", "scan", "dense", "grid"}, default="auto"
         How steps are computed; never what they are. "scan" never builds the product, "dense" does, and is chosen where
-        that is cheaper.
+        that is cheaper. "grid" is for products of factors with different row indices, such as `A[i] * B[j]`, where many of
+        all pairs are observed: a block of pairs then costs far less than its rows one by one.
     threshold : float or "auto", default="auto"
         b; "auto" is √(0.4 ln m), which lets a few percent of the neurons fire.
     output_scale : float, default=0.1
@@ -46,8 +49,13 @@ PARAMETERS = """
         Scale the columns of a plain array to mean 0 and variance 1 first.
     dtype : {"auto", "float32", "float64"}, default="auto"
         Precision; "auto" is that of a plain array, and float32 for an expression.
+    batching : {"auto", "random", "blocks"}, default="auto"
+        What a step sees: rows drawn at random, or a block of the grid, that is all rows between some entities of one side
+        of a product and at most 64 of the other. Either way every row is in one batch per epoch. "auto" is "blocks" for
+        engine="grid", else "random"; with the same batching all engines take the same steps.
     batch_size : int or "auto", default="auto"
-        Rows per step; "auto" is min(64, rows).
+        Rows per step, about so many for blocks. "auto" is min(64, rows), for blocks a sixteenth of the rows between 64
+        and 1024.
     learning_rate : {"cosine", "linear", "constant"}, default="cosine"
         Schedule: step t of T uses learning_rate_init · ½(1 + cos(πt/T)), · (1 − t/T), or itself; t = 0 … T − 1.
     learning_rate_init : float or "auto", default="auto"
@@ -58,7 +66,7 @@ PARAMETERS = """
     alpha : float, default=0.0
         Penalty (alpha/2) Σ_r ‖(γ/√m)(w_r − w_r(0))‖² on what is learned.
     shuffle : bool, default=True
-        Draw batches at random; False takes consecutive rows.
+        Draw batches at random; False takes consecutive rows, or blocks of consecutive entities.
     tol, n_iter_no_change : float, default=1e-4; int, default=10
         Stop when the training loss has not fallen by tol for n_iter_no_change epochs.
     early_stopping, validation_fraction : bool, default=False; float, default=0.1
@@ -84,9 +92,33 @@ PARAMETERS = """
     """
 
 
+def check_known(model: Any, names: Iterable[str]) -> None:
+    """Raise ValueError, with a suggestion, for the first name that is not a parameter."""
+    known = sorted(model.get_params())
+    for name in names:
+        if name not in known:
+            raise ValueError(
+                f"Invalid parameter {name!r} for estimator {type(model).__name__}; valid parameters are {known}."
+                f"{did_you_mean(name, known)}"
+            )
+
+
+@contextlib.contextmanager
+def unchanged_on_error(model: Any) -> Iterator[None]:
+    """A call that fails leaves the estimator as it was."""
+    before = dict(model.__dict__)
+    try:
+        yield
+    except BaseException:
+        model.__dict__.clear()
+        model.__dict__.update(before)
+        raise
+
+
 def check_params(model: Any) -> None:
     """Raise TypeError or ValueError for the first parameter out of range."""
     check_choice("engine", model.engine, ["auto", *ENGINES])
+    check_choice("batching", model.batching, ["auto", *BATCHINGS])
     check_choice("dtype", model.dtype, ["auto", "float32", "float64"])
     if not isinstance(model.learning_rate, str):
         raise TypeError(

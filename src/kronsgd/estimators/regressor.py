@@ -56,6 +56,9 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
         values = self._outputs(X) * self.y_scale_ + self.y_mean_
         return np.asarray(values[:, 0] if self._single else values)
 
+    def _scores(self, X: Any) -> Array:
+        return self.predict(X)
+
     def _own_state(self) -> dict[str, Any]:
         return {"y_mean": self.y_mean_.tolist(), "y_scale": self.y_scale_.tolist(), "single": self._single}
 

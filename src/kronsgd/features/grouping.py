@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kronsgd.features.base import Constant, Features, Power, Product, Sum
 from kronsgd.features.leaf import Leaf
 
-__all__ = ["Combination", "Group", "expand_powers", "group_by_index", "groups", "product_groups"]
+__all__ = ["Combination", "Group", "expand_powers", "group_by_index", "groups", "product_groups", "same_index"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +47,7 @@ class Combination:
 def group_by_index(node: Features) -> Group | Combination:
     """The expression as a tree over its groups. Leaves keep their identity."""
     leaves = list(node.leaves())
-    if all(_same_index(leaf, leaves[0]) for leaf in leaves):
+    if all(same_index(leaf, leaves[0]) for leaf in leaves):
         return Group(node, leaves[0].index, leaves[0].n_entities)
     if isinstance(node, Power):
         return Combination(node, (group_by_index(node.children[0]),))
@@ -82,7 +82,7 @@ def _distinct(node: Features) -> Features:
     return node.rebuild([_distinct(child) for child in node.children])
 
 
-def _same_index(a: Leaf, b: Leaf) -> bool:
+def same_index(a: Leaf, b: Leaf) -> bool:
     if a.index is None or b.index is None:
         return a.index is b.index and a.n_entities == b.n_entities
     return a.n_entities == b.n_entities and (a.index is b.index or np.array_equal(a.index, b.index))
@@ -97,10 +97,10 @@ def _partition(node: Features) -> list[Group | Combination]:
         leaves = list(child.leaves())
         if not leaves:
             constants.append(child)
-        elif not all(_same_index(leaf, leaves[0]) for leaf in leaves):
+        elif not all(same_index(leaf, leaves[0]) for leaf in leaves):
             others.append(group_by_index(child))
         else:
-            home = next((m for m in merged if _same_index(next(m[0].leaves()), leaves[0])), None)
+            home = next((m for m in merged if same_index(next(m[0].leaves()), leaves[0])), None)
             home.append(child) if home is not None else merged.append([child])
     if merged:
         merged[0].extend(constants)

@@ -7,17 +7,69 @@ from numpy.typing import NDArray
 
 from kronsgd.network import generator
 
-__all__ = ["epoch_batches"]
+__all__ = ["BATCHINGS", "BLOCK_SIZE", "block_batches", "epoch_batches", "probe_batches"]
+
+Index = NDArray[np.int64]
+BATCHINGS = ("random", "blocks")
+BLOCK_SIZE = 1024  # rows of a block where nothing else is asked for: 16 × 64 pairs
+WIDTHS = (16, 64)  # most outer entities of a block, for small and for large ones
+STEP = 4  # inner entities are taken four at a time, as the grid engine evaluates them
 
 
-def epoch_batches(n_rows: int, batch_size: int, *, shuffle: bool, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+def epoch_batches(
+    n_rows: int, batch_size: int, *, shuffle: bool, seed: int, epoch: int, cells: tuple[Index, Index] | None = None
+) -> list[Index]:
     """The batches of one epoch; every row is in exactly one.
 
     shuffle=False: rows 0…S−1, S…2S−1, …, the last batch may be smaller. shuffle=True: the same over a permutation that
     depends on `seed` and `epoch` only, split as evenly as possible, because one tiny batch at a step size meant for a
-    full one overshoots.
+    full one overshoots. With `cells`, the (inner, outer) entity of each row: `block_batches`.
     """
+    if cells is not None:
+        return block_batches(*cells, batch_size, generator(seed, "shuffle", epoch) if shuffle else None)
     if not shuffle:
         return [np.arange(start, min(start + batch_size, n_rows)) for start in range(0, n_rows, batch_size)]
     order = generator(seed, "shuffle", epoch).permutation(n_rows)
     return [np.sort(part) for part in np.array_split(order, -(-n_rows // batch_size))]
+
+
+def block_batches(inner: Index, outer: Index, batch_size: int, rng: np.random.Generator | None) -> list[Index]:
+    """Blocks of the grid: all rows between some inner entities and a strip of at most 64 outer ones (16 for small batches).
+
+    Strips, and the inner entities within each, come in an order drawn from `rng` (None: as numbered). Blocks have about
+    `batch_size` rows, as evenly as entities allow; those of a strip follow each other.
+    """
+    n_inner, n_outer = int(inner.max()) + 1, int(outer.max()) + 1
+    width = min(next((w for w in WIDTHS if batch_size < 16 * w), WIDTHS[-1]), batch_size)
+    n_strips = -(-n_outer // width)
+    outer_order = np.arange(n_outer) if rng is None else rng.permutation(n_outer)
+    strip_of = np.empty(n_outer, dtype=np.int64)
+    strip_of[outer_order] = np.arange(n_outer) * n_strips // n_outer
+    strip = strip_of[outer]
+    by_strip = np.split(np.argsort(strip, kind="stable"), np.cumsum(np.bincount(strip, minlength=n_strips))[:-1])
+    return [batch for rows in by_strip if len(rows) for batch in _cut(rows, inner[rows], n_inner, batch_size, rng)]
+
+
+def _cut(rows: Index, inner: Index, n_inner: int, batch_size: int, rng: np.random.Generator | None) -> list[Index]:
+    """One strip's rows by inner entity, in parts of about `batch_size` rows."""
+    seen = np.flatnonzero(np.bincount(inner, minlength=n_inner))
+    position = np.empty(n_inner, dtype=np.int64)
+    position[seen] = np.arange(len(seen)) if rng is None else rng.permutation(len(seen))
+    step = STEP if len(seen) * batch_size >= STEP * len(rows) else 1  # four entities must not be more than a batch
+    unit = position[inner] // step
+    sizes = np.bincount(unit)
+    n_parts = min(max(round(len(rows) / batch_size), 1), len(sizes))
+    middle = np.cumsum(sizes) - sizes / 2
+    part = np.minimum((middle * n_parts / len(rows)).astype(np.int64), n_parts - 1)[unit]
+    order = np.argsort(part, kind="stable")
+    batches = np.split(rows[order], np.cumsum(np.bincount(part, minlength=n_parts))[:-1])
+    return [np.sort(batch) for batch in batches if len(batch)]
+
+
+def probe_batches(n_rows: int, batch_size: int, n: int, seed: int, cells: tuple[Index, Index] | None) -> list[Index]:
+    """At most `n` batches of the kind that training will see; one if a batch takes all rows."""
+    rng = generator(seed, "probe")
+    if cells is None:
+        return [np.sort(rng.permutation(n_rows)[:batch_size]) for _ in range(n if n_rows > batch_size else 1)]
+    blocks = block_batches(*cells, batch_size, rng)
+    return [blocks[k] for k in sorted(rng.permutation(len(blocks))[:n])]

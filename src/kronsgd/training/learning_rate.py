@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kronsgd.engines.base import Engine
 from kronsgd.features.gram import inverse_norms
 from kronsgd.losses import Loss
-from kronsgd.network import generator
+from kronsgd.training.batches import probe_batches
 
 __all__ = ["SCHEDULES", "auto_learning_rate", "schedule", "schedule_mean", "tangent_kernel"]
 
@@ -48,18 +48,16 @@ def schedule_mean(name: str) -> float:
 
 
 def auto_learning_rate(
-    engine: Engine, state: Any, loss: Loss, batch_size: int, weights: NDArray[Any], alpha: float = 0.0
-) -> float:
+    engine: Engine, state: Any, loss: Loss, batch_size: int, weights: NDArray[Any], alpha: float = 0.0,
+    cells: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+) -> float:  # fmt: skip
     """1 / (curvature of the loss · largest tangent eigenvalue of a batch + alpha), the largest over a few batches.
 
     The eigenvalue is that of D^{1/2} Θ D^{1/2} / S, with D the sample weights. Gradient descent on one batch is stable
-    below twice this value.
+    below twice this value. cells: as for training, whose blocks have larger eigenvalues than random batches.
     """
-    n = state.features.n_rows
-    rng = generator(state.network.seed, "probe")
     largest = 0.0
-    for _ in range(PROBES if n > batch_size else 1):
-        rows = np.sort(rng.permutation(n)[:batch_size])
+    for rows in probe_batches(state.features.n_rows, batch_size, PROBES, state.network.seed, cells):
         root = np.sqrt(weights[rows])
         theta = tangent_kernel(engine, state, rows) * root[:, None] * root / len(rows)
         largest = max(largest, float(scipy.linalg.eigvalsh(theta, subset_by_index=[len(rows) - 1, len(rows) - 1])[0]))

@@ -45,6 +45,7 @@ class Settings:
     tol: float = 1e-4
     n_iter_no_change: int = 10
     verbose: bool = False
+    cells: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # (inner, outer) entity of each row: train on blocks
 
 
 @dataclass(frozen=True)
@@ -109,14 +110,12 @@ def train(
     history = History()
     stopper = _Stopper(settings, validation is not None)
     limit = TOO_LARGE * float(np.average(loss.value(np.zeros_like(targets), targets), weights=weights))
-    total = settings.max_iter * -(-len(targets) // settings.batch_size)
     bar = tqdm(
         total=settings.max_iter * len(targets), unit="row", unit_scale=True, disable=not settings.verbose,
         mininterval=0.5 if sys.stderr.isatty() else 10,  # a log file needs no more
     )  # fmt: skip
 
-    def step(batch: NDArray[np.int64]) -> tuple[float, int]:
-        rate = settings.learning_rate_init * schedule(settings.learning_rate, history.n_steps, total)
+    def step(batch: NDArray[np.int64], rate: float) -> tuple[float, int]:
         history.n_steps += 1
         bar.update(len(batch))
         return train_step(engine, state, loss, rows[batch], targets[batch], weights[batch], rate, settings.alpha)
@@ -124,15 +123,19 @@ def train(
     with bar, deferred_interrupt() as interrupted:
         for epoch in range(first_epoch, first_epoch + settings.max_iter):
             seed = state.network.seed
-            batches = epoch_batches(len(targets), settings.batch_size, shuffle=settings.shuffle, seed=seed, epoch=epoch)
+            batches = epoch_batches(
+                len(targets), settings.batch_size, shuffle=settings.shuffle, seed=seed, epoch=epoch, cells=settings.cells
+            )
+            total, done = settings.max_iter * len(batches), (epoch - first_epoch) * len(batches)
             started, sums = time.perf_counter(), np.zeros(2)
-            for batch in batches:
-                sums += step(batch)
+            engine.begin_epoch(state)
+            for t, batch in enumerate(batches, done):
+                rate = settings.learning_rate_init * schedule(settings.learning_rate, t, total)
+                sums += step(batch, rate)
                 if interrupted():
                     history.stop_reason = StopReason.INTERRUPTED
                     logger.warning("stopped: %s", history.stop_reason.value)
                     return history
-            rate = settings.learning_rate_init * schedule(settings.learning_rate, history.n_steps - 1, total)
             record = _record(epoch, sums, len(targets), state.network.n_hidden, rate, time.perf_counter() - started)
             if validation is not None:
                 record["validation_loss"] = _validation_loss(engine, state, loss, validation)
