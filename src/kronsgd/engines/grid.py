@@ -91,9 +91,8 @@ class GridEngine(Engine):
         )  # fmt: skip
 
     def begin_epoch(self, state: GridState) -> None:
-        """Forget the strip and merge the tails: an epoch starts alike whether or not the model was saved before it."""
+        """Forget the strip: an epoch starts alike whether or not the model was saved before it."""
         state.cells.strip = None
-        _compact(state.coefficients)
 
     def sides(self, state: GridState) -> Sides:
         return state.cells.sides
@@ -268,7 +267,7 @@ def _make_room(alpha: Coefficients, fired: NDArray[np.uint64]) -> None:
     if int((alpha.tail_len + n_cells).max()) > room:
         _compact(alpha)
     if most > room:
-        alpha.make_room(max(TAIL, 2 * most))
+        alpha.make_room(max(TAIL, 8 * most))
 
 
 def _by_key(*keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:
