@@ -14,7 +14,10 @@ from pathlib import Path
 
 from benchmarks.common import RESULTS, table
 
-ALL = ["exactness", "costs", "startup", "digits", "defaults", "davis"]
+ALL = [
+    "exactness", "limits", "reference", "dimensions", "density", "exponents", "pairs", "baselines", "startup", "digits",
+    "defaults", "davis",
+]  # fmt: skip
 
 
 def write_results() -> None:
@@ -26,7 +29,8 @@ def write_results() -> None:
             continue
         r = json.loads(path.read_text())
         where = f"`{r['command']}` · {r['machine']} · commit {r['commit']} · {r['date']}"
-        parts.append(f"## {r['claim']}\n\n{table(r['rows'])}\n\n{r['note']}\n\n{where}")
+        picture = f"![{name}](results/{name}.svg)\n\n" if path.with_suffix(".svg").exists() else ""
+        parts.append(f"## {r['claim']}\n\n{table(r['rows'])}\n\n{picture}{r['note']}\n\n{where}")
     (Path(__file__).parent / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
 
 
