@@ -76,6 +76,12 @@ class Training:
         for _ in range(-(-len(self.y) // self.batch)):
             self.step()
 
+    def settle(self) -> Training:
+        """One epoch, then α in the order in which later epochs find it."""
+        self.epoch()
+        self.state.coefficients.compact()
+        return self
+
     @property
     def fired(self) -> float:
         """Share of (row, neuron) pairs that have fired so far."""
