@@ -52,17 +52,18 @@ def report(name: str, claim: str, command: str, rows: list[dict[str, Any]], note
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def interleaved(contestants: Mapping[Any, Callable[[], Any]], repetitions: int, warm: int = 2) -> dict[Any, float]:
-    """Median seconds of one call of each, taken in turns, so that a slow spell of the machine meets all of them alike."""
-    for _ in range(warm):
-        for run in contestants.values():
-            run()
+def interleaved(contestants: Mapping[Any, Callable[[], Any]], repetitions: int, warm: int = 1) -> dict[Any, float]:
+    """Median seconds of one call of each, taken in turns, so that a slow spell of the machine meets all of them alike.
+
+    Each turn starts with a call that is not counted, because the others' data fills the caches.
+    """
     times: dict[Any, list[float]] = {name: [] for name in contestants}
-    for _ in range(repetitions):
+    for turn in range(warm + repetitions):
         for name, run in contestants.items():
+            run()
             started = time.perf_counter()
             run()
-            times[name].append(time.perf_counter() - started)
+            times[name] += [time.perf_counter() - started] if turn >= warm else []
     return {name: float(np.median(seconds)) for name, seconds in times.items()}
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.common import interleaved, plot, report, target
 from benchmarks.limits import gemm_rates
-from benchmarks.opponents import SparseProduct, TorchDense, TorchDual, TorchDualColumns
+from benchmarks.opponents import SparseProduct, TorchDual, TorchDualColumns
 from benchmarks.problems import Training, cycle, firing, random_pairs
 from kronsgd.parallel import threads
 
@@ -19,7 +19,7 @@ N, M, COLUMNS, ENTITIES, BATCH, REPETITIONS = 8192, 8192, 64, 512, 64, 30
 RATE = 1e-4  # so small that the fired sets stay those of w(0)
 SHARES = (0.02, 0.03, 0.1, 0.3, 0.5)
 SPARSE, EFFICIENCY, DENSE_RATIO = 0.1, 0.55, 1.0  # up to this share, the target is efficiency; above it, PyTorch's time
-OPPONENTS = {"dual (n, m)": TorchDual, "dual (m, n)": TorchDualColumns, "explicit": TorchDense}
+OPPONENTS = {"dual (n, m)": TorchDual, "dual (m, n)": TorchDualColumns}
 
 
 def check_equal(share: float) -> float:
@@ -46,7 +46,7 @@ def measure(share: float, gemm: float) -> dict[str, Any]:
         contestants[name] = lambda twin=twin, batches=batches: twin.step(next(batches))
     seconds = interleaved(contestants, REPETITIONS)
     rate = 2e-9 * BATCH * ours.state.coefficients.nnz / seconds["ours"]
-    best = min(seconds[name] for name in OPPONENTS if name != "explicit") / seconds["ours"]
+    best = min(seconds[name] for name in OPPONENTS) / seconds["ours"]
     sparse = share <= SPARSE
     return {
         "fired %": 100 * ours.fired, "ms a step": 1e3 * seconds["ours"], "GFLOP/s": rate, "of the matrix product": rate / gemm,

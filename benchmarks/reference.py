@@ -75,7 +75,7 @@ def measure(name: str, repetitions: int) -> dict[str, float]:
     losses = [ours.step(rows) for _ in range(3)]  # on one batch, so that the second and third show the updates
     assert losses[0] != losses[1] != losses[2]
     np.testing.assert_allclose([twin.step(rows) for _ in losses], losses, rtol=1e-4, err_msg=name)
-    first = interleaved({"first epoch": our_step}, N // BATCH, warm=0)
+    first = interleaved({"first epoch": our_step}, N // BATCH // 2, warm=0)
     floor = SparseProduct(ours.state, rows).step
     seconds = interleaved({OURS: our_step, name: step, FLOOR: floor}, repetitions)
     return {**seconds, **first, "fired": ours.fired, "nnz": ours.state.coefficients.nnz}
@@ -102,7 +102,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with threads():
         for name in names:
-            seconds = measure(name, 40 if issubclass(TWINS[name], TorchDual) else 7)
+            seconds = measure(name, 40 if issubclass(TWINS[name], TorchDual) else 5)
             rows.append(entry(name, seconds, beyond))
     ours = 1e3 * seconds[OURS]
     rows.append({"step": FLOOR, "ms": 1e3 * seconds[FLOOR], "ours in turns with it": ours,
