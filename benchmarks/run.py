@@ -18,6 +18,7 @@ ALL = [
     "exactness", "limits", "reference", "dimensions", "density", "exponents", "pairs", "baselines", "startup", "digits",
     "defaults", "davis",
 ]  # fmt: skip
+OPTIONAL = ("torch",)
 
 
 def write_results() -> None:
@@ -37,5 +38,12 @@ def write_results() -> None:
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         for name in sys.argv[1:] or ALL:
-            importlib.import_module(f"benchmarks.{name}").main()
+            try:
+                benchmark = importlib.import_module(f"benchmarks.{name}")
+            except ModuleNotFoundError as error:
+                if error.name not in OPTIONAL:
+                    raise
+                print(f"{name}: left out, because it needs {error.name}; install it with pip install {error.name}.")
+                continue
+            benchmark.main()
     write_results()
