@@ -125,5 +125,5 @@ def main() -> None:
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.barh([row["model"] for row in rows], [row["relative error against the noiseless truth"] for row in rows])
-    axes.set(xscale="log", xlabel="mean squared error / variance, held-out pairs")
+    axes.set(xlabel="mean squared error / variance, held-out pairs")
     axes.invert_yaxis()

@@ -52,9 +52,12 @@ def report(name: str, claim: str, command: str, rows: list[dict[str, Any]], note
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def interleaved(contestants: Mapping[Any, Callable[[], Any]], repetitions: int, warm: int = 1) -> dict[Any, float]:
-    """Median seconds of one call of each, taken in turns, so that a slow spell of the machine meets all of them alike.
+def interleaved(
+    contestants: Mapping[Any, Callable[[], Any]], repetitions: int, warm: int = 1, of: Callable[..., Any] = np.median
+) -> dict[Any, float]:
+    """Median (or another statistic) of the seconds of one call of each.
 
+    Taken in turns, so that a slow spell of the machine meets all of them alike.
     Each turn starts with a call that is not counted, because the others' data fills the caches.
     """
     times: dict[Any, list[float]] = {name: [] for name in contestants}
@@ -64,7 +67,7 @@ def interleaved(contestants: Mapping[Any, Callable[[], Any]], repetitions: int, 
             started = time.perf_counter()
             run()
             times[name] += [time.perf_counter() - started] if turn >= warm else []
-    return {name: float(np.median(seconds)) for name, seconds in times.items()}
+    return {name: float(of(seconds)) for name, seconds in times.items()}
 
 
 def slope(x: Any, y: Any) -> float:

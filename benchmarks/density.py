@@ -78,4 +78,6 @@ def _draw(axes: Any, rows: list[dict[str, Any]], gemm: float) -> None:
     flops = 2e-9 * BATCH * N * M
     axes.plot(fired, [1e3 * flops * f / 100 / gemm for f in fired], ":", color="k", label="useful flops at GEMM rate")
     axes.set(xscale="log", yscale="log", xlabel="% fired", ylabel="ms a step")
+    axes.set_xticks(fired, [f"{f:.0f}" for f in fired])
+    axes.minorticks_off()
     axes.legend(fontsize=7)

@@ -89,4 +89,4 @@ def main() -> None:
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
     axes.plot(range(len(rows)), [row["median ms a step"] for row in rows], "o-")
     axes.set_xticks(range(len(rows)), [row["dimensions"] for row in rows])
-    axes.set(xlabel="dimensions of the product", ylabel="ms a step", ylim=(0, None))
+    axes.set(xlabel="dimensions of the product", ylabel="ms a step", ylim=(0, 1.2 * max(row["median ms a step"] for row in rows)))

@@ -120,5 +120,6 @@ def main() -> None:
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
     for k, row in enumerate(rows):
         axes.plot(row["ms"], row["beyond imports"], "o", label=row["step"], color=f"C{k}")
+    axes.margins(0.15)
     axes.set(xscale="log", yscale="log", xlabel="ms a step", ylabel="MiB beyond imports")
     axes.legend(fontsize=8)
