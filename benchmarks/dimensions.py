@@ -87,6 +87,7 @@ def main() -> None:
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
-    axes.plot(range(len(rows)), [row["median ms a step"] for row in rows], "o-")
+    times = [row["median ms a step"] for row in rows]
+    axes.plot(range(len(rows)), times, "o-")
     axes.set_xticks(range(len(rows)), [row["dimensions"] for row in rows])
-    axes.set(xlabel="dimensions of the product", ylabel="ms a step", ylim=(0, 1.2 * max(row["median ms a step"] for row in rows)))
+    axes.set(xlabel="dimensions of the product", ylabel="ms a step", ylim=(0, 1.2 * max(times)))
