@@ -1,4 +1,4 @@
-"""What every benchmark shares: machine and commit beside each number, a table on the screen, a JSON file for the record."""
+"""What every benchmark shares: fair timing, and a table, a plot and a JSON file with machine and commit beside each number."""
 
 from __future__ import annotations
 
@@ -6,9 +6,14 @@ import json
 import os
 import platform
 import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -45,6 +50,69 @@ def report(name: str, claim: str, command: str, rows: list[dict[str, Any]], note
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def interleaved(
+    contestants: Mapping[Any, Callable[[], Any]], repetitions: int, warm: int = 1, of: Callable[..., Any] = np.median
+) -> dict[Any, float]:
+    """Median (or another statistic) of the seconds of one call of each.
+
+    Taken in turns, so that a slow spell of the machine meets all of them alike.
+    Each turn starts with a call that is not counted, because the others' data fills the caches.
+    """
+    times: dict[Any, list[float]] = {name: [] for name in contestants}
+    for turn in range(warm + repetitions):
+        for name, run in contestants.items():
+            run()
+            started = time.perf_counter()
+            run()
+            times[name] += [time.perf_counter() - started] if turn >= warm else []
+    return {name: float(of(seconds)) for name, seconds in times.items()}
+
+
+def slope(x: Any, y: Any) -> float:
+    """Exponent p of the least-squares fit y ∝ x^p."""
+    return float(np.polyfit(np.log(np.asarray(x, dtype=float)), np.log(np.asarray(y, dtype=float)), 1)[0])
+
+
+def target(value: float, *, at_least: float | None = None, at_most: float | None = None) -> str:
+    """The target beside a measured value, and whether it is met."""
+    met = (at_least is None or value >= at_least) and (at_most is None or value <= at_most)
+    return f"{f'≥ {at_least:g}' if at_least is not None else f'≤ {at_most:g}'}: {'met' if met else 'missed'}"
+
+
+def peak_memory(module: str, call: str, warm_up: str = "") -> tuple[float, float]:
+    """MiB at the peak of `module.call` in a new process: in all, and beyond the imports and `module.warm_up`. Linux only.
+
+    The warm-up is the same work at a tiny size, which loads compiled code and starts threads.
+    """
+    peak = "int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])"  # getrusage inherits ours
+    code = f"import {module} as b\n{warm_up and 'b.' + warm_up}\nbase = {peak}\nb.{call}\nprint({peak}, base)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    whole, base = (int(word) / 1024 for word in run.stdout.split()[-2:])
+    return whole, whole - base
+
+
+def available_memory() -> int:
+    """Bytes that can be allocated now without swapping. Linux only."""
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemAvailable"))
+    return int(line.split()[1]) << 10
+
+
+def plot(name: str, draw: Callable[[Any], None]) -> None:
+    """results/NAME.svg, of what `draw` puts on the axes; the same bytes for the same numbers."""
+    import matplotlib
+
+    matplotlib.use("svg")
+    from matplotlib import pyplot
+
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure, axes = pyplot.subplots(figsize=(5.6, 3.4), layout="constrained")
+        draw(axes)
+        axes.grid(alpha=0.3)
+        RESULTS.mkdir(exist_ok=True)
+        figure.savefig(RESULTS / f"{name}.svg", metadata={"Date": None})
+        pyplot.close(figure)
 
 
 def table(rows: list[dict[str, Any]]) -> str:

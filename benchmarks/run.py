@@ -14,7 +14,11 @@ from pathlib import Path
 
 from benchmarks.common import RESULTS, table
 
-ALL = ["exactness", "costs", "startup", "digits", "defaults", "davis"]
+ALL = [
+    "exactness", "limits", "reference", "dimensions", "density", "exponents", "pairs", "baselines", "startup", "digits",
+    "defaults", "davis",
+]  # fmt: skip
+OPTIONAL = ("torch",)
 
 
 def write_results() -> None:
@@ -26,12 +30,20 @@ def write_results() -> None:
             continue
         r = json.loads(path.read_text())
         where = f"`{r['command']}` · {r['machine']} · commit {r['commit']} · {r['date']}"
-        parts.append(f"## {r['claim']}\n\n{table(r['rows'])}\n\n{r['note']}\n\n{where}")
+        picture = f"![{name}](results/{name}.svg)\n\n" if path.with_suffix(".svg").exists() else ""
+        parts.append(f"## {r['claim']}\n\n{table(r['rows'])}\n\n{picture}{r['note']}\n\n{where}")
     (Path(__file__).parent / "RESULTS.md").write_text("\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         for name in sys.argv[1:] or ALL:
-            importlib.import_module(f"benchmarks.{name}").main()
+            try:
+                benchmark = importlib.import_module(f"benchmarks.{name}")
+            except ModuleNotFoundError as error:
+                if error.name not in OPTIONAL:
+                    raise
+                print(f"{name}: left out, because it needs {error.name}; install it with pip install {error.name}.")
+                continue
+            benchmark.main()
     write_results()
