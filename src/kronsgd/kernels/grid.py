@@ -15,7 +15,7 @@ import numpy as np
 from numba import njit, prange
 
 from kronsgd.kernels.scan import LANES, find
-from kronsgd.kernels.simd import add_products, add_rows, lowest_bit, rectify
+from kronsgd.kernels.simd import add_products, add_rows, lowest_bit, prefetch, rectify
 
 __all__ = ["activate", "build_strip", "record"]
 
@@ -102,6 +102,15 @@ def _make_record(lanes: int) -> Any:
         for block in prange(len(bounds) - 1):
             lane, value = np.empty(width, np.int32), np.empty(width, h.dtype)
             for r in range(bounds[block], bounds[block + 1]):
+                following = min(r + 1, len(tail_len) - 1)  # its lists and rows of h come from far: ask for them early
+                for t in range(tile_first, beyond):
+                    segment = first[following] + inner[t] * stride[following]
+                    for k in range(indptr[segment], indptr[segment + 1], 16):
+                        prefetch(rows, k)
+                        prefetch(alpha, k)
+                    if live:
+                        for s in range(0, width, 16):
+                            prefetch(h, (following * n_inner + inner[t]) * width + s)
                 for t in range(tile_first, beyond):
                     left, p, n_fired = fired[r, t], inner[t], 0
                     segment = first[r] + p * stride[r]
