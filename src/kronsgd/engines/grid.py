@@ -16,7 +16,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
-from kronsgd.engines.cells import Block, Cells, Strip, Tile
+from kronsgd.engines.cells import Block, Cells, Strip, Tile, aligned
 from kronsgd.engines.coefficients import TAIL, Coefficients
 from kronsgd.features.base import Features
 from kronsgd.features.gram import inverse_norms
@@ -243,11 +243,13 @@ def _strip(state: GridState, cells: Cells, tile: Tile, lanes: int) -> Strip:
     if cells.strip is not None and np.array_equal(cells.strip.outer, tile.outer):
         return cells.strip
     network, tables = state.network, cells.tables
-    gram = np.zeros((len(tables.outer_gram), lanes), dtype=tables.outer_gram.dtype)
-    gram[:, : len(tile.outer)] = tables.outer_gram[:, tile.outer]
-    own = np.zeros((lanes, lanes), dtype=gram.dtype)
+    size = len(tile.outer)
+    gram = aligned(len(tables.outer_gram) * lanes, network.dtype).reshape(-1, lanes)
+    gram[:, :size], gram[:, size:] = tables.outer_gram[:, tile.outer], 0
+    own = aligned(lanes * lanes, network.dtype).reshape(lanes, lanes)
+    own[:] = 0
     if cells.grid is None:
-        own[: len(tile.outer)] = gram[tile.outer]
+        own[:size] = gram[tile.outer]
     h = cells.buffer("strip", network.n_hidden, state.shape[0], lanes)
     start = cells.buffer("start", network.n_hidden, network.init_rank, lanes)
     alpha = state.coefficients

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from kronsgd.kernels.prefetch import prefetch
+
 __all__ = ["LANES", "ROWS", "activate", "build_strip", "find_runs", "record"]
 
 LANES = (16, 64)  # widths with compiled code of their own: the inner loops unroll over them
@@ -130,6 +132,15 @@ def _make_record(lanes: int) -> Any:
         for block in prange(len(bounds) - 1):
             lane, value, acc = np.empty(width + 1, np.int64), np.empty(width, h.dtype), np.empty(width, h.dtype)
             for r in range(bounds[block], bounds[block + 1]):
+                following = min(r + 1, len(tail_len) - 1)  # its lists and rows of h come from far: ask for them early
+                for t in range(first, beyond):
+                    if live:
+                        place = (following * h.shape[1] + inner[t]) * width
+                        for s in range(0, width, 16):
+                            prefetch(h, place + s)
+                    for k in range(runs[following, inner[t]], runs[following, inner[t] + 1], 16):
+                        prefetch(rows, k)
+                        prefetch(alpha, k)
                 for t in range(first, beyond):
                     n_fired = 0
                     for s in range(width):
