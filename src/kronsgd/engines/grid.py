@@ -40,7 +40,7 @@ class GridState(State):
 
     cells: Cells
     coefficients: Coefficients
-    runs: NDArray[np.int64] | None = None  # (m, n1 + 1) where each inner entity's cells begin in the sorted lists
+    runs: tuple[Array, Array] | None = None  # (the lists' indptr, where each inner entity's cells begin in them: (m, n1 + 1))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "runs": None}
@@ -190,7 +190,6 @@ class GridEngine(Engine):
         moved = sp.csr_array((alpha.values, cell[alpha.rows], alpha.indptr), shape=shape)
         moved.sum_duplicates()  # sorts, and adds up cells whose entities turned out to be equal
         alpha.indptr, alpha.rows, alpha.values = moved.indptr.astype(np.int64), moved.indices.astype(np.int32), moved.data
-        state.runs = None
         return state
 
     def hidden(self, state: GridState, activations: Activations) -> Array:
@@ -228,7 +227,7 @@ class GridEngine(Engine):
         alpha = Coefficients.from_arrays(arrays, state.network.n_hidden, n_cells, state.network.dtype)
         shape = state.output_weights.shape
         state.output_weights = check_array("output_weights", arrays, shape, "f").astype(state.network.dtype)
-        state.cells, state.coefficients, state.runs = cells, alpha, None
+        state.cells, state.coefficients = cells, alpha
         cells.strip = None
 
 
@@ -261,18 +260,19 @@ def _strip(state: GridState, cells: Cells, tile: Tile, lanes: int) -> Strip:
 
 
 def _runs(state: GridState) -> NDArray[np.int64]:
-    """Where each inner entity's cells begin in the sorted lists."""
-    if state.runs is None:
-        runs, alpha = np.empty((state.network.n_hidden, state.shape[0] + 1), dtype=np.int64), state.coefficients
-        kernels.find_runs(runs, alpha.indptr, alpha.rows, state.shape[1], state.network.blocks)
-        state.runs = runs  # only once it is whole: several threads may predict at once
-    return state.runs
+    """Where each inner entity's cells begin in the sorted lists; found anew when those have been merged with the tails."""
+    alpha, known = state.coefficients, state.runs
+    if known is not None and known[0] is alpha.indptr:
+        return known[1]
+    runs = np.empty((state.network.n_hidden, state.shape[0] + 1), dtype=np.int64)
+    kernels.find_runs(runs, alpha.indptr, alpha.rows, state.shape[1], state.network.blocks)
+    state.runs = alpha.indptr, runs  # only once it is whole: several threads may predict at once
+    return runs
 
 
 def _compact(state: GridState) -> None:
     if state.coefficients.tail_len.any():
         state.coefficients.compact()
-        state.runs = None
 
 
 def _make_room(state: GridState, n_cells: NDArray[np.int64]) -> None:
