@@ -117,36 +117,43 @@ class Cells:
     def block(self, rows: Index) -> Block:
         """How these rows fall into tiles: the strip in use where it has their outer entities, else new strips."""
         inner, outer = self.tables.inner[rows], self.tables.outer[rows]
-        wanted = np.unique(outer)
-        wanted = self._widened(wanted)
+        wanted, rank = self._lanes_for(outer)
         lanes = next((w for w in LANES if len(wanted) <= w), LANES[-1])
-        order = np.searchsorted(wanted, outer)
-        strip, lane = order // lanes, order % lanes
-        n_inner = self.tables.inner_gram.shape[0]
-        keys, tile_row = np.unique(strip * n_inner + inner, return_inverse=True)
-        n_strips = -(-len(wanted) // lanes)
+        strip, lane = np.divmod(rank[outer], lanes)
+        n_inner, n_strips = len(self.tables.inner_gram), -(-len(wanted) // lanes)
+        keys, tile_row = _distinct(strip * n_inner + inner, n_strips * n_inner)
         bounds = np.searchsorted(keys, np.arange(n_strips + 1) * n_inner).tolist()
         tiles = tuple(Tile(wanted[k * lanes : (k + 1) * lanes], bounds[k], bounds[k + 1]) for k in range(n_strips))
-        places = tile_row * lanes + lane
+        places = tile_row[strip * n_inner + inner] * lanes + lane
         counts = np.bincount(places, minlength=len(keys) * lanes).reshape(-1, lanes)
         planes = np.stack([_as_bits(counts >= d) for d in range(1, counts.max() + 1)])
         return Block(lanes, tiles, keys % n_inner, places, planes)
 
-    def _widened(self, wanted: Index) -> Index:
-        """The outer entities of the strip in use if they cover, or with these still fit, the wanted ones."""
+    def _lanes_for(self, outer: Index) -> tuple[Index, Index]:
+        """`_distinct` of the outer entities: with those of the strip in use where that has them, or has room for the rest."""
+        n = self.tables.outer_gram.shape[1]
+        wanted, rank = _distinct(outer, n)
         if self.strip is None:
-            return wanted
-        union = np.union1d(self.strip.outer, wanted)
-        if len(union) == len(self.strip.outer):
-            return self.strip.outer
+            return wanted, rank
+        union, rank_in_union = _distinct(np.concatenate([self.strip.outer, wanted]), n)
         overlap = len(union) < len(self.strip.outer) + len(wanted)
-        return union if overlap and len(union) <= LANES[-1] else wanted
+        keep = len(union) == len(self.strip.outer) or (overlap and len(union) <= LANES[-1])
+        return (union, rank_in_union) if keep else (wanted, rank)
 
     def buffer(self, name: str, *shape: int) -> Array:
         """A C-contiguous array of this shape that later steps reuse. ValueError where it cannot fit."""
         dtype = np.dtype(self.initial.network.dtype)
         _check_bytes(f"a {name} of {' × '.join(map(str, shape))} numbers", math.prod(shape) * dtype.itemsize)
         return self.buffers.take(name, shape, dtype)
+
+
+def _distinct(numbers: Index, n: int) -> tuple[Index, Index]:
+    """(sorted distinct numbers, array (n,) that gives the rank of each). Cost: n + S, without sorting."""
+    rank = np.zeros(n, dtype=np.int64)
+    rank[numbers] = 1
+    distinct = np.flatnonzero(rank)
+    rank[distinct] = np.arange(len(distinct))
+    return distinct, rank
 
 
 def _as_bits(flags: NDArray[np.bool_]) -> NDArray[np.uint64]:

@@ -245,7 +245,8 @@ def _strip(state: GridState, cells: Cells, tile: Tile, lanes: int) -> Strip:
     gram = cells.buffer("gram", len(tables.outer_gram), lanes)
     gram[:, : len(tile.outer)] = tables.outer_gram[:, tile.outer]
     gram[:, len(tile.outer) :] = 0
-    own = np.zeros((lanes, lanes), dtype=gram.dtype)
+    own = cells.buffer("own", lanes, lanes)
+    own[:] = 0
     if cells.grid is None:
         own[: len(tile.outer)] = gram[tile.outer]
     h = cells.buffer("strip", network.n_hidden, state.shape[0], lanes)
