@@ -16,7 +16,7 @@ from benchmarks.common import RESULTS, table
 
 ALL = [
     "exactness", "limits", "reference", "dimensions", "density", "exponents", "pairs", "baselines", "startup", "digits",
-    "defaults", "davis",
+    "defaults", "davis", "planner",
 ]  # fmt: skip
 OPTIONAL = ("torch",)
 
