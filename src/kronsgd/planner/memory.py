@@ -96,13 +96,11 @@ def _scan(p: Problem) -> list[dict[str, float]]:
     compacting, at_rest, saving = _lists(p, n, max(TAIL, size))
     base = {"row norms": n * (16.0 + item + 4 * len(p.tables)), "tails": at_rest["tails"], "entity inner products": grams}
     most = evaluated(max(size, p.schedule.probe))
-    passing = {"entity panels": most.pop("entity panels")}
     state = {**base, "starting values": started, **most}
     stages = [
-        {**base, **most, **passing, "making inner products": making_grams},
+        {**base, **most, "making inner products": making_grams},
         {**state, "making starting values": making},
         {**state, "choosing the step": _tangent(p)},
-        {**state, **passing},
         {**state, **compacting},
     ]
     if p.schedule.validation:
