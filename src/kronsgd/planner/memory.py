@@ -84,7 +84,8 @@ def _scan(p: Problem) -> list[dict[str, float]]:
     started = sum(float(t.entities) for t in p.kept(m * max(rank, 1))) * m * item * max(rank, 1)
     if not rank:  # true Gaussian weights
         started = float(n * m * item) if n * m * item <= CACHE_BYTES else 0.0
-    making = max(started, _projection(p)) if rank else 8.0 * p.d * (2 * n + m / 64)
+    largest = max(float(t.entities) for t in p.tables) * m * item * rank
+    making = largest + _projection(p) if rank else 8.0 * p.d * (2 * n + m / 64)
 
     def evaluated(rows: int) -> dict[str, float]:
         width = -(-rows // lanes_of(rows)) * lanes_of(rows)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add, mul
@@ -18,6 +17,7 @@ from kronsgd.features.grouping import Group, expand_powers, group_by_index, grou
 from kronsgd.features.kernel_leaves import Kernel, SpanLeaf
 from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import compress
+from kronsgd.features.sides import Sides
 from kronsgd.initial import coordinate_dim
 from kronsgd.network import TwoLayer
 
@@ -196,25 +196,9 @@ def _copied(leaf: Leaf) -> int:
 
 
 def _sides(features: Features) -> tuple[int, int, int] | None:
-    """(inner entities, outer entities, different pairs) of the division of a product's factors with the fewest cells."""
-    parts = product_groups(group_by_index(features))
-    indices = [part.index if part.index is not None else np.arange(features.n_rows) for part in parts]
-    indices = [index for index, part in zip(indices, parts, strict=True) if any(True for _ in part.node.leaves())]
-    if len(indices) < 2:
+    """(inner entities, outer entities, different pairs of them) where the rows are pairs."""
+    try:
+        inner, outer = Sides.of(features).split(features)
+    except ValueError:  # no product of factors with different row indices
         return None
-    choices = []
-    for k in range(1 if len(indices) == 2 else len(indices)):
-        alone = np.unique(indices[k], return_inverse=True)
-        rest = _numbered([index for j, index in enumerate(indices) if j != k])
-        small, large = sorted((len(alone[0]), int(rest.max()) + 1))
-        choices.append((small * large, small, large, len(np.unique(alone[1].astype(np.int64) * (int(rest.max()) + 1) + rest))))
-    _, inner, outer, pairs = min(choices)
-    return inner, outer, pairs
-
-
-def _numbered(indices: Sequence[Array]) -> Array:
-    """Each row's combination of entities, numbered from 0."""
-    code = np.unique(indices[0], return_inverse=True)[1].astype(np.int64)
-    for index in indices[1:]:
-        code = np.unique(code * (int(index.max()) + 1) + index, return_inverse=True)[1].astype(np.int64)
-    return code
+    return inner.n_entities, outer.n_entities, len(np.unique(inner.entity * outer.n_entities + outer.entity))
