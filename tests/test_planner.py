@@ -320,8 +320,8 @@ def test_calibration_measures_all_rates():
 
 
 def test_seconds_add_up():
-    work = Work(gemm=130e9, lanes=45e9, moved=12e9, calls=1e6)
-    expected = 130e9 / BUILT_IN.gemm[0] + 45e9 / BUILT_IN.lanes[0] + 12e9 / BUILT_IN.moved + 1e6 * BUILT_IN.call
+    work = Work(gemm=130e9, lanes=70e9, moved=12e9, calls=1e6)
+    expected = 130e9 / BUILT_IN.gemm[0] + 70e9 / BUILT_IN.lanes[0] + 12e9 / BUILT_IN.moved + 1e6 * BUILT_IN.call
     assert BUILT_IN.seconds(work, 4, 64) == pytest.approx(expected)
     assert BUILT_IN.seconds(work, 8, 64) > BUILT_IN.seconds(work, 4, 64)
     assert BUILT_IN.seconds(work, 4, 16) > BUILT_IN.seconds(work, 4, 64)

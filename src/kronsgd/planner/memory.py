@@ -12,7 +12,7 @@ from kronsgd.engines.base import PREDICT_BATCH
 from kronsgd.engines.coefficients import TAIL
 from kronsgd.initial import CACHE_BYTES
 from kronsgd.planner.problem import Problem, Table
-from kronsgd.planner.work import GRID_LANES, grid_cells, lanes_of
+from kronsgd.planner.work import grid_cells, grid_lanes, lanes_of
 
 __all__ = ["PEAK_STAGES", "peak_bytes"]
 
@@ -143,13 +143,14 @@ def _grid(p: Problem) -> list[dict[str, float]]:
     assert p.sides is not None
     inner, outer, pairs = p.sides
     m, item = p.network.n_hidden, p.itemsize
-    rows, cells = grid_cells(p)
-    compacting, at_rest, saving = _lists(p, pairs, int(max(TAIL, cells)))
+    (rows, cells), lanes = grid_cells(p), grid_lanes(p)
+    busiest = min(1.0, UNEVEN * p.fired) * cells * pairs / (inner * outer)  # cells of a step that one neuron fires on
+    compacting, at_rest, saving = _lists(p, pairs, int(TAIL if busiest <= TAIL else 10 * busiest))
     started = float(inner + outer) * m * max(p.rank, 1) * item
     state = {
         "row norms": 48.0 * p.n_rows, "tails": at_rest["tails"], "entity inner products": float(inner**2 + outer**2) * item,
-        "starting values": started, "strip": float(m * (inner + p.rank) * GRID_LANES * item) + 8.0 * m * (inner + 1),
-        "hidden": m * (rows + 4) * GRID_LANES * item,
+        "starting values": started, "strip": float(m * (inner + p.rank) * lanes * item) + 8.0 * m * (inner + 1),
+        "hidden": m * (rows + 4) * lanes * item,
     }  # fmt: skip
     stages = [
         {**state, "making tables": max(started, _projection(p))},

@@ -14,7 +14,7 @@ from kronsgd.planner.limits import describe_bytes, parse_memory
 from kronsgd.planner.memory import Parts, peak_bytes
 from kronsgd.planner.problem import Problem, Schedule
 from kronsgd.planner.rates import Rates, current_rates
-from kronsgd.planner.work import STEP_WORK, Work
+from kronsgd.planner.work import STEP_WORK, Work, epoch_steps
 
 __all__ = ["EngineCost", "Plan", "make_plan"]
 
@@ -100,9 +100,9 @@ class Plan:
         seconds = sum(self.rates.seconds(w, p.itemsize, size) for w in work.values())
         memory, parts = peak_bytes(engine, p)
         if engine == "grid" and self.wanted == "auto" and not p.schedule.blocks:
-            return EngineCost(engine, work, seconds, -(-p.n_rows // size), memory, parts, 'batching is "random"')
+            return EngineCost(engine, work, seconds, epoch_steps(engine, p), memory, parts, 'batching is "random"')
         refused = "" if memory <= self.memory_limit else f"needs more than {describe_bytes(self.memory_limit)}"
-        return EngineCost(engine, work, seconds, -(-p.n_rows // size), memory, parts, refused)
+        return EngineCost(engine, work, seconds, epoch_steps(engine, p), memory, parts, refused)
 
     def _refusal(self) -> Exception:
         costs = self.costs

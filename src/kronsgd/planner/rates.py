@@ -47,7 +47,7 @@ class Rates:
 
 
 BUILT_IN = Rates(
-    gemm=(130e9, 60e9), lanes=(45e9, 22e9), narrow=(24e9, 14e9), moved=12e9, gathered=0.8e9, scalar=0.3e9, call=1.4e-6,
+    gemm=(130e9, 60e9), lanes=(70e9, 32e9), narrow=(26e9, 15e9), moved=12e9, gathered=1e9, scalar=0.3e9, call=1.4e-6,
 )  # fmt: skip
 
 

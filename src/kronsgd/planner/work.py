@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from kronsgd.planner.problem import Problem
 
-__all__ = ["STEP_WORK", "Work", "grid_cells", "lanes_of"]
-
-GRID_LANES = 64  # outer entities of a strip
+__all__ = ["STEP_WORK", "Work", "epoch_steps", "grid_cells", "grid_lanes", "lanes_of"]
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,10 @@ def _scan(p: Problem) -> dict[str, Work]:
     kept = p.kept()
     anew = sum(2.0 * table.entities * size * table.dim for table in p.tables if table not in kept)
     factors = max(len(p.tables), p.passes)
-    lines = sum(t.entities * min(t.entities * item, 64.0 * size) for t in p.tables)  # bytes of cache lines in columns
     fired = p.fired * size * m
     return {
         "panel": Work(
-            gemm=anew, gathered=float(entities * width), moved=item * width * n * p.passes + lines, calls=12 + 4 * factors,
+            gemm=anew, moved=float(item * width * (n * p.passes + 2 * entities)), calls=12 + 4 * factors
         ),
         "start": Work(gathered=float(size * m * max(p.rank, 1) * len(p.tables)), calls=6),
         "coefficients": Work(lanes=2.0 * width * (p.alpha * n * m + m * c), moved=float(3 * item * width * m), calls=12),
@@ -66,35 +63,45 @@ def _scan(p: Problem) -> dict[str, Work]:
     }
 
 
+def grid_lanes(p: Problem) -> int:
+    """Most outer entities of a strip."""
+    return 16 if p.schedule.block_size < 256 else 64
+
+
 def grid_cells(p: Problem) -> tuple[float, float]:
     """(tile rows, cells) of one step of blocks with about batch_size rows: unobserved pairs between them are visited too."""
     assert p.sides is not None
     inner, outer, _ = p.sides
-    width = min(GRID_LANES, outer)
+    width = min(grid_lanes(p), outer)
     observed = p.n_rows * width / outer / inner  # rows of a strip at one inner entity
     rows = min(float(inner), max(1.0, p.schedule.block_size / max(observed, 1e-9)))
     return rows, rows * width
 
 
+def epoch_steps(engine: str, p: Problem) -> int:
+    """Batches that visit every row once; blocks never reach over several strips."""
+    if engine != "grid":
+        return -(-p.n_rows // p.schedule.batch_size)
+    assert p.sides is not None
+    inner, outer, _ = p.sides
+    return -(-outer // grid_lanes(p)) * math.ceil(inner / grid_cells(p)[0])
+
+
 def _grid(p: Problem) -> dict[str, Work]:
     assert p.sides is not None
     inner, outer, pairs = p.sides
-    m, c, item = p.network.n_hidden, p.network.n_outputs, p.itemsize
-    strips = -(-outer // GRID_LANES)
+    m, c, item, lanes = p.network.n_hidden, p.network.n_outputs, p.itemsize, grid_lanes(p)
+    strips = -(-outer // lanes)
     rows, _ = grid_cells(p)
-    cells = math.ceil(rows / 4) * 4 * GRID_LANES
-    steps = strips * math.ceil(inner / rows)
-    nnz = p.alpha * pairs * m
+    cells = math.ceil(rows / 4) * 4 * lanes
     fired = p.fired * cells * pairs / (inner * outer) * m
-    strip = Work(
-        lanes=2.0 * GRID_LANES * nnz * strips / steps, moved=2.0 * item * m * inner * GRID_LANES * strips / steps, calls=10
-    )
+    share = strips / epoch_steps("grid", p)  # of a strip, for each step
     return {
-        "strip": strip,
+        "strip": Work(lanes=2.0 * lanes * p.alpha * pairs * m * share, moved=2.0 * item * m * inner * lanes * share, calls=10),
         "activate": Work(
-            lanes=2.0 * cells * (inner + p.network.init_rank + c) * m, moved=float(3 * item * cells * m), calls=20
+            gemm=2.0 * cells * (inner + p.network.init_rank + c) * m, moved=float(3 * item * cells * m), calls=20
         ),
-        "record": Work(lanes=2.0 * GRID_LANES * fired, scalar=fired * (2 * c + 4) + m * rows, calls=15),
+        "record": Work(lanes=2.0 * lanes * fired, scalar=fired * (2 * c + 4) + m * rows, calls=15),
     }
 
 
