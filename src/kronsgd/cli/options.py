@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "LoaderOption", "NewTable", "Out",
-    "PairsFile", "Parameter", "Quiet", "RunPath", "SearchList", "Seeds", "TableFile", "Target", "Task", "TestFile",
-    "TestFraction", "Weight",
+    "BatchSize", "Calibrate", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "Hidden", "Json",
+    "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter", "Quiet", "RunPath", "SearchList", "Seeds",
+    "TableFile", "Target", "Task", "TestFile", "TestFraction", "Weight",
 ]  # fmt: skip
 
 DATA, MODEL, RUN = "Data", "Model", "Run"
@@ -148,5 +148,28 @@ Seeds = Annotated[
     int | None,
     typer.Option(
         help="Train this many networks and average them (default 1).", rich_help_panel=MODEL, show_default=False
+    ),
+]
+Hidden = Annotated[
+    int | None, typer.Option("--n-hidden", help="Number of neurons (default 1024).", rich_help_panel=MODEL, show_default=False)
+]
+BatchSize = Annotated[
+    int | None, typer.Option(help="Rows per step (default 64).", rich_help_panel=MODEL, show_default=False)
+]
+MemoryLimit = Annotated[
+    str | None,
+    typer.Option(
+        help='Memory that training may take, such as "8 GiB" (default: 0.9 of what is free).',
+        rich_help_panel=RUN,
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.", rich_help_panel=RUN)]
+Calibrate = Annotated[
+    bool,
+    typer.Option(
+        "--calibrate",
+        help="First measure how fast this machine is (a second or two) and keep it for later plans and choices.",
+        rich_help_panel=RUN,
     ),
 ]

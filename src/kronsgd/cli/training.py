@@ -17,11 +17,11 @@ from kronsgd.cli.data import Data, load_data
 from kronsgd.cli.errors import say
 from kronsgd.cli.fitting import Fitted, committee, fit_seeds, mean_and_deviation, plain_warnings, score_parts
 from kronsgd.cli.parameters import changed, defaults, make_model
+from kronsgd.cli.plan import plan_problem
 from kronsgd.cli.report import console, facts, number, say_plain, score_table, show_table
 from kronsgd.cli.runfolder import check_target, staged, write_json, write_predictions, write_tables
 from kronsgd.cli.search import Result, Search, apply_setting, folds_of, read_search, run_search
-from kronsgd.network import TwoLayer, auto_threshold
-from kronsgd.planner import choose_engine
+from kronsgd.datasets import Problem
 from kronsgd.plotting import plot_confusion, plot_fired, plot_loss, plot_predictions
 
 __all__ = ["run_training"]
@@ -95,18 +95,15 @@ def _announce(config: Config, data: Data) -> None:
     facts({
         "data": f"{problem.name}: {len(problem.X):,} training rows, {n_test:,} test rows",
         "features": f"{config.expression} = {problem.X!r}",
-        "engine": _planned_engine(params, problem.X),
+        "engine": _engine(problem, config.model),
         "parameters": ", ".join(f"{k}={v}" for k, v in changed(params).items()) + " (others at their defaults)",
         **({"networks": f"{config.ensemble.seeds}, averaged"} if config.ensemble.seeds > 1 else {}),
     }, f"kronsgd {__version__}: {problem.task}")  # fmt: skip
 
 
-def _planned_engine(params: dict[str, Any], X: Any) -> str:
-    if params["engine"] != "auto":
-        return str(params["engine"])
-    m, b = params["n_hidden"], params["threshold"]
-    network = TwoLayer(n_hidden=m, threshold=auto_threshold(m) if b == "auto" else b, antisymmetric=False)
-    return f"{choose_engine(network, X)} (chosen for this size)"
+def _engine(problem: Problem, params: dict[str, Any]) -> str:
+    engine = plan_problem(problem, params).engine
+    return f"{engine} (kronsgd plan says why)" if engine else "none fits into memory"
 
 
 def _metrics(data: Data, fitted: list[Fitted]) -> dict[str, Any]:

@@ -21,12 +21,13 @@ from kronsgd.estimators.files import load_model, save_model
 from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
 from kronsgd.estimators.pairs import PairScores
 from kronsgd.estimators.parameters import check_known, check_params, unchanged_on_error
+from kronsgd.estimators.planning import measured_plan, planned
 from kronsgd.features.base import Features
 from kronsgd.features.serialize import append_rows
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer, auto_threshold
 from kronsgd.parallel import threads
-from kronsgd.planner import choose_engine
+from kronsgd.planner import Plan
 from kronsgd.training import (
     BLOCK_SIZE,
     Diverged,
@@ -86,6 +87,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         warm_start: bool = False,
         random_state: Any = None,
         n_jobs: int | None = None,
+        memory_limit: float | str = "auto",
         verbose: bool = False,
     ) -> None:
         self.n_hidden = n_hidden
@@ -113,6 +115,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         self.warm_start = warm_start
         self.random_state = random_state
         self.n_jobs = n_jobs
+        self.memory_limit = memory_limit
         self.verbose = verbose
 
     # What a subclass says ----------------------------------------------------------------------------------------------
@@ -274,7 +277,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         """A fresh state; returns the row number of each row."""
         own = "float32" if isinstance(rows, Features) else str(rows.dtype)
         network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype, seed)
-        self.engine_ = choose_engine(network, features) if self.engine == "auto" else self.engine
+        self.engine_ = planned(self, network, features).choose()
         self.state_ = self._engine.initialize(network, features, bool(self.normalize))
         self.n_iter_, self.threshold_ = 0, network.threshold
         self.history_: list[dict[str, float]] = []
@@ -356,6 +359,11 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
     def features_(self) -> Features:
         """The training rows, as a feature expression."""
         return self.state_.features
+
+    @property
+    def plan_(self) -> Plan:
+        """What each engine would cost, at the densities that training has measured."""
+        return measured_plan(self)
 
     @property
     def loss_curve_(self) -> list[float]:

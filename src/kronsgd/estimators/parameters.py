@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from kronsgd.engines import ENGINES
+from kronsgd.planner.limits import parse_memory
 from kronsgd.training import BATCHINGS, SCHEDULES
 from kronsgd.validation import check_choice, check_integer, check_real, check_switch, did_you_mean
 
@@ -28,9 +29,10 @@ PARAMETERS = """
     n_hidden : int, default=1024
         Number of neurons m.
     engine : {"auto", "scan", "dense", "grid"}, default="auto"
-        How steps are computed; never what they are. "scan" never builds the product, "dense" does, and is chosen where
-        that is cheaper. "grid" is for products of factors with different row indices, such as `A[i] * B[j]`, where many of
-        all pairs are observed: a block of pairs then costs far less than its rows one by one.
+        How steps are computed; never what they are. "scan" never builds the product, "dense" does. "grid" is for products of
+        factors with different row indices, such as `A[i] * B[j]`, where many of all pairs are observed: a block of pairs then
+        costs far less than its rows one by one. "auto" takes the fastest that fits into memory, by counted work and built-in
+        rates (`print(ks.plan(X, n_hidden=m))` explains it).
     threshold : float or "auto", default="auto"
         b; "auto" is √(0.4 ln m), which lets a few percent of the neurons fire.
     output_scale : float, default=0.1
@@ -77,6 +79,9 @@ PARAMETERS = """
         Seed of initial weights and batches.
     n_jobs : int or None, default=None
         Threads; None uses all. The result does not depend on it.
+    memory_limit : float, str or "auto", default="auto"
+        Memory that fit may take: bytes, or text such as "8 GiB"; "auto" is 0.9 of what is free. What cannot fit is refused
+        before it is allocated.
     verbose : bool, default=False
         Show a progress bar.
 
@@ -84,6 +89,7 @@ PARAMETERS = """
     ----------
     features_ : the training rows as an expression; `features(X)` gives that of other rows.
     engine_, threshold_, learning_rate_, max_iter_ : what "auto" became.
+    plan_ : what each engine would cost, at the densities that training has measured.
     history_ : a dict per epoch: loss, fired (share of pairs), learning_rate, seconds, rows_per_second, validation_loss.
     loss_curve_ : the losses in history_.
     n_iter_ : epochs trained.
@@ -132,6 +138,7 @@ def check_params(model: Any) -> None:
     check_real("output_scale", model.output_scale, 0, open_low=True)
     if model.n_jobs is not None:
         check_integer("n_jobs", model.n_jobs, -1)
+    parse_memory(model.memory_limit)
     for name in SWITCHES:
         check_switch(name, getattr(model, name))
     check_real("tol", model.tol, 0)

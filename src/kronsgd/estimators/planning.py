@@ -1,0 +1,39 @@
+"""Plans of estimators: before they are fitted, and with what fitting has measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kronsgd.features.base import Features
+from kronsgd.network import TwoLayer
+from kronsgd.planner import Plan, Schedule, make_plan
+from kronsgd.training import BLOCK_SIZE
+from kronsgd.training.horizon import SAMPLE
+
+__all__ = ["measured_plan", "planned"]
+
+
+def planned(model: Any, network: TwoLayer, features: Features) -> Plan:
+    """What fitting `model` on these rows would cost with each engine."""
+    n = features.n_rows
+    given = None if model.batch_size == "auto" else min(int(model.batch_size), n)
+    block = given or min(max(64, min(BLOCK_SIZE, n // 16)), n)
+    batch = block if model.batching == "blocks" else given or min(64, n)
+    probe = min(SAMPLE, n) if model.max_iter == "auto" else batch if model.learning_rate_init == "auto" else 0
+    share = float(model.validation_fraction) if model.early_stopping else 0.0
+    schedule = Schedule(batch, block, model.batching != "random", probe, validation=round(n * share / (1 - share)))
+    return make_plan(
+        network, features, schedule, normalize=bool(model.normalize), engine=model.engine, memory_limit=model.memory_limit
+    )
+
+
+def measured_plan(model: Any) -> Plan:
+    """The plan for the rows that a fitted `model` knows, at the densities of its last epoch."""
+    state = model.state_
+    plan = planned(model, state.network, state.features)
+    stored = getattr(state, "coefficients", None)
+    cells = state.features.n_rows if model.engine_ != "grid" or plan.problem.sides is None else plan.problem.sides[2]
+    return plan.corrected(
+        fired=model.history_[-1]["fired"] if model.history_ else None,
+        alpha=stored.nnz / (cells * state.network.n_hidden) if stored is not None and model.history_ else None,
+    )

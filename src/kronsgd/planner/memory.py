@@ -1,0 +1,163 @@
+"""Peak memory of a whole fit, counted: everything that is allocated beside the caller's own rows and tables.
+
+Each engine says what is alive in every stage of a fit; the peak is that of the worst stage.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from kronsgd.engines.base import PREDICT_BATCH
+from kronsgd.engines.coefficients import TAIL
+from kronsgd.initial import CACHE_BYTES
+from kronsgd.planner.problem import Problem, Table
+from kronsgd.planner.work import grid_cells, grid_lanes, lanes_of
+
+__all__ = ["PEAK_STAGES", "peak_bytes"]
+
+Parts = Mapping[str, float]  # what takes the memory -> bytes
+SLACK, FIXED = 1.02, 768 * 1024  # for what is not counted: allocators, Python objects
+ROW_VECTORS = 9  # numbers of 8 bytes for each row: weights, shuffled order, batches, row numbers, norms
+TARGET_VECTORS = 4  # copies of the targets
+UNEVEN = 8  # the busiest neuron's number of coefficients, in multiples of the mean
+
+
+def peak_bytes(engine: str, p: Problem) -> tuple[float, Parts]:
+    """(bytes, what they are) of the worst moment of a fit."""
+    parts = max(PEAK_STAGES[engine](p), key=lambda stage: sum(stage.values()))
+    rows = 8.0 * p.n_rows * (ROW_VECTORS + TARGET_VECTORS * p.network.n_outputs) + p.copied + _spans(p)
+    return SLACK * (rows + sum(parts.values())) + FIXED, {"rows": rows, **parts}
+
+
+def _spans(p: Problem) -> float:
+    """Inverse roots of kernel tables, which stay with them."""
+    return sum(8.0 * table.span**2 for table in p.tables)
+
+
+def _tangent(p: Problem) -> float:
+    """A tangent kernel of the probed rows: hidden values and fired pairs in float64, and matrices between rows; its
+    eigenvectors."""
+    rows, item = p.schedule.probe, max(table.itemsize for table in p.tables)
+    return max(16.0 * rows * p.network.n_hidden + rows**2 * (8.0 + p.inner_arrays * item), 24.0 * rows**2)
+
+
+def _projection(p: Problem) -> float:
+    """The most that is alive while a block of a table's starting values is made."""
+    block = max(size for _, _, size in p.network.block_sizes())
+    draws = [8.0 * block * max(p.rank, 1) * (t.entities + 3 * min(t.dim, 1e6)) for t in p.tables]
+    spans = [8.0 * 3 * t.entities * t.span for t in p.tables]
+    return max(d + s for d, s in zip(draws, spans, strict=True))
+
+
+def _grams(tables: Sequence[Table], itemsize: int) -> tuple[float, float]:
+    """(bytes of the inner products between entities, most that is alive on top while they are made)."""
+    made = [float(t.entities) ** 2 for t in tables]
+    extra = [
+        count * (t.itemsize * t.gram_arrays - (itemsize if t.itemsize == itemsize else 0))
+        for count, t in zip(made, tables, strict=True)
+    ]
+    return itemsize * sum(made), max(extra, default=0.0)
+
+
+def _lists(p: Problem, count: float, room: int) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """α by neuron, of rows or cells: (while it is compacted, at rest and once more as the best model, while that is saved).
+
+    Sorted lists, and tails with `room` places; a copy has tails as wide as the longest. Neurons fire on very different
+    numbers of rows, so tails are full long before the average neuron needs them.
+    """
+    m, entry = p.network.n_hidden, 4.0 + p.itemsize
+    mean = count * p.alpha_last
+    longest = min(count, UNEVEN * mean, room)
+    compacts = min(count, UNEVEN * mean) + p.schedule.batch_size > room
+    tails, lists, copied = m * room * entry, 8.0 * m + entry * mean * m * compacts, m * longest * entry
+    saved = 8.0 * m + entry * mean * m + copied
+    compacting = {"tails": tails, "coefficients": 2 * lists, "compaction": 4.0 * m * room * compacts}
+    at_rest = {"tails": tails, "coefficients": lists, "best model": saved}
+    return compacting, at_rest, {**at_rest, "best model": 2 * saved + copied * (longest < room)}
+
+
+def _scan(p: Problem) -> list[dict[str, float]]:
+    m, n, item, rank, size = p.network.n_hidden, p.n_rows, p.itemsize, p.rank, p.schedule.batch_size
+    entities = float(sum(table.entities for table in p.tables))
+    grams, making_grams = _grams(p.kept(), item)
+    started = sum(float(t.entities) for t in p.kept(m * max(rank, 1))) * m * item * max(rank, 1)
+    if not rank:  # true Gaussian weights
+        started = float(n * m * item) if n * m * item <= CACHE_BYTES else 0.0
+    largest = max(float(t.entities) for t in p.tables) * m * item * rank
+    making = largest + _projection(p) if rank else 8.0 * p.d * (2 * n + m / 64)
+
+    def evaluated(rows: int) -> dict[str, float]:
+        width = -(-rows // lanes_of(rows)) * lanes_of(rows)
+        hidden = m * width * (item + 1 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
+        values = 0.0 if rank and p.passes == 1 else float(rows * m * item * (len(p.tables) + 2) * max(rank, 1))
+        panel = float(n * width * item) * (1 + p.nested)
+        return {"panel": panel, "hidden": hidden + values, "entity panels": entities * width * item}
+
+    compacting, at_rest, saving = _lists(p, n, max(TAIL, size))
+    base = {"row norms": n * (16.0 + item + 4 * len(p.tables)), "tails": at_rest["tails"], "entity inner products": grams}
+    most = evaluated(max(size, p.schedule.probe))
+    state = {**base, "starting values": started, **most}
+    stages = [
+        {**base, **most, "making inner products": making_grams},
+        {**state, "making starting values": making},
+        {**state, "choosing the step": _tangent(p)},
+        {**state, **compacting},
+    ]
+    if p.schedule.validation:
+        held = p.schedule.validation
+        view = evaluated(min(PREDICT_BATCH, held))
+        tables = 2 * item * m * max(rank, 1) * sum(t.entities * (1 - math.exp(-held / t.entities)) for t in p.tables)
+        passing_new = 4 * view.pop("entity panels")  # in the tables' own precision, and then in tiles
+        validating = {"validation": sum(view.values()) + max(passing_new, tables)}
+        best = {"best model": at_rest["best model"]}
+        stages += [{**state, **compacting, **best}, {**state, **at_rest, **validating}, {**state, **saving}]
+    return stages
+
+
+def _dense(p: Problem) -> list[dict[str, float]]:
+    m, n, item, d, size = p.network.n_hidden, p.n_rows, p.itemsize, float(p.d), p.schedule.batch_size
+    block = max(size for _, _, size in p.network.block_sizes())
+    weights, rows = m * d * item, n * d * item
+    state = {"weights": 2 * weights, "rows of the product": rows}
+
+    def step(count: int) -> float:
+        return count * (2 * d * item + m * (2.0 * item + 1)) + block * d * item
+
+    stages = [
+        {"making weights": 16.0 * m * d + 8.0 * block * max(p.rank, 1) * d},
+        {"weights": weights, "making rows": n * d * (8 + max(p.coordinate_size, item))},
+        {**state, "choosing the step": max(step(p.schedule.probe), _tangent(p))},
+        {**state, "weights": 3 * weights, "step": step(size)},
+    ]
+    if p.schedule.validation:
+        stages += [
+            {**state, "weights": 4 * weights, "step": step(size)},
+            {**state, "weights": 4 * weights, "validation": min(PREDICT_BATCH, p.schedule.validation) * (m * item + 16.0 * d)},
+            {**state, "weights": 5 * weights},
+        ]
+    return stages
+
+
+def _grid(p: Problem) -> list[dict[str, float]]:
+    assert p.sides is not None
+    inner, outer, pairs = p.sides
+    m, item = p.network.n_hidden, p.itemsize
+    (rows, cells), lanes = grid_cells(p), grid_lanes(p)
+    busiest = min(1.0, UNEVEN * p.fired) * cells * pairs / (inner * outer)  # cells of a step that one neuron fires on
+    compacting, at_rest, saving = _lists(p, pairs, int(TAIL if busiest <= TAIL else 10 * busiest))
+    started = float(inner + outer) * m * max(p.rank, 1) * item
+    state = {
+        "row norms": 48.0 * p.n_rows, "tails": at_rest["tails"], "entity inner products": float(inner**2 + outer**2) * item,
+        "starting values": started, "strip": float(m * (inner + p.rank) * lanes * item) + 8.0 * m * (inner + 1),
+        "hidden": m * (rows + 4) * lanes * item,
+    }  # fmt: skip
+    stages = [
+        {**state, "making tables": max(started, _projection(p))},
+        {**state, "choosing the step": _tangent(p)},
+        {**state, **compacting},
+    ]
+    return [*stages, {**state, **compacting, **at_rest}, {**state, **saving}] if p.schedule.validation else stages
+
+
+PEAK_STAGES: dict[str, Callable[[Problem], list[dict[str, float]]]] = {"dense": _dense, "scan": _scan, "grid": _grid}

@@ -1,0 +1,108 @@
+"""What one step of each engine computes, phase by phase: counted, never timed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kronsgd.planner.problem import Problem
+
+__all__ = ["STEP_WORK", "Work", "epoch_steps", "grid_cells", "grid_lanes", "lanes_of"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations of one kind each; `rates.Rates` says what they cost."""
+
+    gemm: float = 0  # flops in matrix products
+    lanes: float = 0  # flops in sums of rows of a batch's width
+    moved: float = 0  # bytes of arrays that are passed over
+    gathered: float = 0  # numbers picked one by one from all over a table
+    scalar: float = 0  # operations one by one
+    calls: float = 0  # calls from Python
+
+    @property
+    def flops(self) -> float:
+        """All floating-point operations."""
+        return self.gemm + self.lanes + self.scalar
+
+
+def lanes_of(size: int) -> int:
+    """Columns of a tile of the batch in the scan engine."""
+    return 16 if size <= 16 else 64
+
+
+def _dense(p: Problem) -> dict[str, Work]:
+    size, m, d = p.schedule.batch_size, p.network.n_hidden, p.d
+    blocks = len(p.network.blocks) - 1
+    product = 2.0 * size * m * d
+    pairs = float(size * m * p.itemsize)
+    return {
+        "forward": Work(gemm=product, moved=p.itemsize * (m * d + 2.0 * size * d) + 4 * pairs, calls=10 + 4 * blocks),
+        "backward": Work(gemm=2.0 * size * m * p.network.n_outputs, moved=3 * pairs, calls=6),
+        "update": Work(gemm=product, moved=p.itemsize * (4.0 * m * d + 2.0 * size * d) + pairs, calls=5 + 2 * blocks),
+    }
+
+
+def _scan(p: Problem) -> dict[str, Work]:
+    size, m, n, c, item = p.schedule.batch_size, p.network.n_hidden, p.n_rows, p.network.n_outputs, p.itemsize
+    width = -(-size // lanes_of(size)) * lanes_of(size)
+    entities = sum(table.entities for table in p.tables)
+    kept = p.kept()
+    anew = sum(2.0 * table.entities * size * table.dim for table in p.tables if table not in kept)
+    factors = max(len(p.tables), p.passes)
+    fired = p.fired * size * m
+    return {
+        "panel": Work(
+            gemm=anew, moved=float(item * width * (n * p.passes + 2 * entities)), calls=12 + 4 * factors
+        ),
+        "start": Work(gathered=float(size * m * max(p.rank, 1) * len(p.tables)), calls=6),
+        "coefficients": Work(lanes=2.0 * width * (p.alpha * n * m + m * c), moved=float(3 * item * width * m), calls=12),
+        "record": Work(scalar=fired * (2 * c + math.log2(2 + p.alpha * n)) + m * width / 64, calls=15),
+    }
+
+
+def grid_lanes(p: Problem) -> int:
+    """Most outer entities of a strip."""
+    return 16 if p.schedule.block_size < 256 else 64
+
+
+def grid_cells(p: Problem) -> tuple[float, float]:
+    """(tile rows, cells) of one step of blocks with about batch_size rows: unobserved pairs between them are visited too."""
+    assert p.sides is not None
+    inner, outer, _ = p.sides
+    width = min(grid_lanes(p), outer)
+    observed = p.n_rows * width / outer / inner  # rows of a strip at one inner entity
+    rows = min(float(inner), max(1.0, p.schedule.block_size / max(observed, 1e-9)))
+    return rows, rows * width
+
+
+def epoch_steps(engine: str, p: Problem) -> int:
+    """Batches that visit every row once; blocks never reach over several strips."""
+    if engine != "grid":
+        return -(-p.n_rows // p.schedule.batch_size)
+    assert p.sides is not None
+    inner, outer, _ = p.sides
+    return -(-outer // grid_lanes(p)) * math.ceil(inner / grid_cells(p)[0])
+
+
+def _grid(p: Problem) -> dict[str, Work]:
+    assert p.sides is not None
+    inner, outer, pairs = p.sides
+    m, c, item, lanes = p.network.n_hidden, p.network.n_outputs, p.itemsize, grid_lanes(p)
+    strips = -(-outer // lanes)
+    rows, _ = grid_cells(p)
+    cells = math.ceil(rows / 4) * 4 * lanes
+    fired = p.fired * cells * pairs / (inner * outer) * m
+    share = strips / epoch_steps("grid", p)  # of a strip, for each step
+    return {
+        "strip": Work(lanes=2.0 * lanes * p.alpha * pairs * m * share, moved=2.0 * item * m * inner * lanes * share, calls=10),
+        "activate": Work(
+            gemm=2.0 * cells * (inner + p.network.init_rank + c) * m, moved=float(3 * item * cells * m), calls=20
+        ),
+        "record": Work(lanes=2.0 * lanes * fired, scalar=fired * (2 * c + 4) + m * rows, calls=15),
+    }
+
+
+STEP_WORK: dict[str, Callable[[Problem], dict[str, Work]]] = {"dense": _dense, "scan": _scan, "grid": _grid}
