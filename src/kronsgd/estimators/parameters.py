@@ -31,8 +31,8 @@ PARAMETERS = """
     engine : {"auto", "scan", "dense", "grid"}, default="auto"
         How steps are computed; never what they are. "scan" never builds the product, "dense" does. "grid" is for products of
         factors with different row indices, such as `A[i] * B[j]`, where many of all pairs are observed: a block of pairs then
-        costs far less than its rows one by one. "auto" takes the fastest that fits into memory, by counted work and built-in
-        rates (`print(ks.plan(X, n_hidden=m))` explains it).
+        costs far less than its rows one by one. "auto" takes the fastest for the given `batching` that fits into memory, by
+        counted work and built-in rates (`print(ks.plan(X, n_hidden=m))` explains it).
     threshold : float or "auto", default="auto"
         b; "auto" is √(0.4 ln m), which lets a few percent of the neurons fire.
     output_scale : float, default=0.1

@@ -21,7 +21,8 @@ def planned(model: Any, network: TwoLayer, features: Features) -> Plan:
     batch = block if model.batching == "blocks" else given or min(64, n)
     probe = min(SAMPLE, n) if model.max_iter == "auto" else batch if model.learning_rate_init == "auto" else 0
     share = float(model.validation_fraction) if model.early_stopping else 0.0
-    schedule = Schedule(batch, block, model.batching != "random", probe, validation=round(n * share / (1 - share)))
+    blocks = model.batching == "blocks" or model.engine == "grid"
+    schedule = Schedule(batch, block, blocks, probe, validation=round(n * share / (1 - share)))
     return make_plan(
         network, features, schedule, normalize=bool(model.normalize), engine=model.engine, memory_limit=model.memory_limit
     )

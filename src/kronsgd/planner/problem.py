@@ -47,7 +47,7 @@ class Schedule:
 
     batch_size: int = 64
     block_size: int = 1024  # rows of a batch where it is a block of pairs, as the grid engine takes them
-    blocks: bool = True  # whether batches may be blocks
+    blocks: bool = False  # whether batches are blocks
     probe: int = 0  # rows evaluated at once to choose a step size or a number of epochs
     validation: int = 0  # rows held out
 
