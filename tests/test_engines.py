@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -207,6 +209,20 @@ def test_small_tails_are_compacted(monkeypatch, tail, alpha):
     assert len(ours.coefficients.values) > 0
 
 
+def test_long_tails_are_merged_when_an_epoch_begins():
+    network, features, targets = problem()
+    engine = ScanEngine()
+    state = engine.initialize(network, features)
+    steps(engine, state, targets, 20)
+    before = state.coefficients.matrix(30).toarray()
+    engine.begin_epoch(state)
+    assert state.coefficients.tail_len.max() == 0 < len(state.coefficients.values)
+    np.testing.assert_allclose(state.coefficients.matrix(30).toarray(), before, rtol=1e-13)
+    lists = state.coefficients.values
+    engine.begin_epoch(state)
+    assert state.coefficients.values is lists  # nothing to merge
+
+
 def test_compaction_keeps_the_matrix_and_sorts():
     network, features, targets = problem()
     engine = ScanEngine()
@@ -277,6 +293,39 @@ def test_matrix_adds_lists_tails_and_scale():
     assert isinstance(matrix, sp.csr_array)
     assert matrix.toarray().tolist() == [[0.5, 0, 0, 3.0], [0, 5.5, 0, 0]]
     assert coefficients.nnz == 5
+
+
+def test_what_a_step_adds_may_wait_for_the_next_forward_pass():
+    """Asking for the coefficients between steps changes nothing that follows, to the last bit."""
+    states = []
+    for asks in (False, True):
+        network, features, targets = problem()
+        engine = ScanEngine()
+        state = engine.initialize(network, features)
+        for k in range(30):
+            step(engine, state, targets, np.arange(k % 20, k % 20 + 10))
+            if asks and k % 3 == 0:
+                assert state.coefficients.nnz > 0
+        assert (state.coefficients.added is None) == (asks and (k % 3 == 0))
+        states.append({name: array.copy() for name, array in engine.arrays(state).items()})
+        assert state.coefficients.added is None
+    for name, array in states[0].items():
+        np.testing.assert_array_equal(array, states[1][name])
+
+
+def test_threads_predict_while_a_step_waits():
+    network, features, targets = problem()
+    engine = ScanEngine()
+    expected = []
+    for _ in range(2):  # the first time for what one thread gives
+        state = engine.initialize(network, features)
+        steps(engine, state, targets, 5, size=10)
+        assert state.coefficients.added is not None
+        with ThreadPoolExecutor(1 if not expected else 8) as pool:
+            expected += list(pool.map(partial(engine.outputs, state), [features] * 8))
+    assert state.coefficients.added is None
+    for outputs in expected[1:]:
+        np.testing.assert_array_equal(outputs, expected[0])
 
 
 def test_coefficients_are_those_of_fired_pairs():

@@ -751,7 +751,7 @@ def test_a_step_that_throws_the_model_off_is_divergence(max_iter):
 
 def test_warm_start_takes_a_new_step_and_refuses_another_network():
     features, y = pairs()
-    model = KronRegressor(**SMALL, warm_start=True).fit(features, y)
+    model = KronRegressor(**{**SMALL, "dtype": "float64"}, warm_start=True).fit(features, y)
     before = model.hidden_weights()
     model.set_params(learning_rate_init=1e-30).fit(features, y)
     assert model.learning_rate_ == 1e-30

@@ -27,6 +27,15 @@ class Buffers:
             kept = self._kept[name] = _aligned(size, np.dtype(dtype))
         return kept[:size].reshape(shape)
 
+    def take_other(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+        """As `take`, but not the memory of the last call, which stays as it is."""
+        last = self._kept.pop(name, None)
+        if (name_of_other := f"{name}, the other") in self._kept:
+            self._kept[name] = self._kept.pop(name_of_other)
+        if last is not None:
+            self._kept[name_of_other] = last
+        return self.take(name, shape, dtype)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Buffers, ()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +14,12 @@ from numpy.typing import NDArray
 from kronsgd.kernels import scan as kernels
 from kronsgd.validation import check_array
 
-__all__ = ["Coefficients", "Segments"]
+__all__ = ["Added", "Coefficients", "Segments"]
 
 Array = NDArray[Any]
 TAIL = 256  # places for new rows of a neuron between two compactions
+MERGED = 17 / 16  # coefficients, in multiples of those in sorted lists, above which merging at an epoch's start pays
+SETTLING = threading.RLock()
 SMALLEST_SCALE = 1e-6  # of the decay factor, before it is multiplied into the coefficients
 
 
@@ -59,9 +62,33 @@ class Segments:
         return np.asarray(self.first[:, None] + np.arange(self.n_slices) * self.stride[:, None])
 
 
+@dataclass(frozen=True)
+class Added:
+    """What a step adds to α: Σ_c slopes[t, c, s]·weights[r, c] at row s of tile t where neuron r fires on it."""
+
+    fired: NDArray[np.uint64]  # (tiles, m): bit s of neuron r
+    slopes: Array  # (tiles, C, lanes)
+    weights: Array  # (m, C): output weights
+    rows: NDArray[np.int64]  # (S,)
+
+    @classmethod
+    def nothing(cls, dtype: str) -> Added:
+        """No tile at all."""
+        nothing = np.zeros((0, 1, 1), dtype=dtype)
+        return cls(np.zeros((0, 0), dtype=np.uint64), nothing, nothing[:, 0], np.zeros(0, dtype=np.int64))
+
+    def arguments(self) -> tuple[Array, ...]:
+        """As kernels take them."""
+        return self.fired, self.slopes, self.weights, self.rows
+
+
 @dataclass
 class Coefficients:
-    """α by neuron: sorted lists of (row, value), and a short tail of rows that are new. α = scale · values."""
+    """α by neuron: sorted lists of (row, value), and a short tail of rows that are new. α = scale · values.
+
+    The last step's part waits in `added`, for the next forward pass reads all lists anyway; whatever else looks at the lists
+    has it put in first.
+    """
 
     segments: Segments
     indptr: NDArray[np.int64]  # (segments + 1,)
@@ -71,6 +98,7 @@ class Coefficients:
     tail_rows: NDArray[np.int32]  # (m, T)
     tail_values: Array  # (m, T)
     scale: float = 1.0
+    added: Added | None = None
 
     @classmethod
     def empty(cls, segments: Segments, dtype: str, tail: int = TAIL) -> Coefficients:
@@ -85,15 +113,38 @@ class Coefficients:
     @property
     def nnz(self) -> int:
         """Number of stored coefficients."""
+        self.settle()
         return len(self.values) + int(self.tail_len.sum())
 
     def lists(self) -> tuple[Any, ...]:
         """(first, stride, slice bits, indptr, rows, values, lengths, rows and values of tails), as kernels take them."""
+        self.settle()
         own = self.segments
         return (
             own.first, own.stride, own.slice_bits, self.indptr, self.rows, self.values,
             self.tail_len, self.tail_rows, self.tail_values,
         )  # fmt: skip
+
+    def add(self, added: Added) -> None:
+        """Take a step's part, whose arrays must stay as they are until the next forward pass."""
+        self.settle()
+        self.make_room(len(added.rows))
+        self.added = added
+
+    def take_added(self) -> Added:
+        """What waits, for a kernel that puts it into the lists."""
+        added, self.added = self.added, None
+        return Added.nothing(str(self.values.dtype)) if added is None else added
+
+    def settle(self) -> None:
+        """Put what waits into the lists. Several threads may predict with one model."""
+        with SETTLING:
+            if not self.tail_len.flags.writeable:  # mapped from a file; kernels take arrays that they may write to
+                for name in ("indptr", "rows", "values", "tail_len", "tail_rows", "tail_values"):
+                    setattr(self, name, getattr(self, name).copy())
+            if self.added is not None:
+                added = self.take_added()
+                kernels.record(*added.arguments(), *self.lists())
 
     def make_room(self, n: int) -> None:
         """See that every tail takes `n` more rows, compacting if one is too full."""
@@ -105,6 +156,7 @@ class Coefficients:
 
     def compact(self) -> None:
         """Merge the tails into the sorted lists."""
+        self.settle()
         sizes = np.empty(len(self.indptr) - 1, dtype=np.int64)
         order = np.empty(self.tail_rows.shape, dtype=np.int32)
         own = self.segments
@@ -116,16 +168,23 @@ class Coefficients:
         kernels.compact(indptr, rows, values, order, *self.lists())
         self.indptr, self.rows, self.values = indptr, rows, values
 
+    def merge_long_tails(self) -> None:
+        """Compact if the tails, which are read row by row from all over a panel, hold many of the coefficients."""
+        if self.nnz > MERGED * len(self.values):
+            self.compact()
+
     def decay(self, factor: float) -> None:
         """α ← factor · α, lazily: only `scale` changes, until it has become small."""
         self.scale *= factor
         if abs(self.scale) < SMALLEST_SCALE:
+            self.settle()
             self.values *= np.asarray(self.scale, dtype=self.values.dtype)
             self.tail_values *= np.asarray(self.scale, dtype=self.values.dtype)
             self.scale = 1.0
 
     def by_neuron(self) -> tuple[Array, Array, Array]:
         """The sorted lists in plain CSR: (indptr, rows, values)."""
+        self.settle()
         if self.segments.n_slices == 1:
             return self.indptr, self.rows, self.values
         table = self.segments.table
@@ -166,8 +225,8 @@ class Coefficients:
 
     def arrays(self) -> dict[str, Array]:
         """All of it under plain names."""
-        longest = max(int(self.tail_len.max()), 1)
         indptr, rows, values = self.by_neuron()
+        longest = max(int(self.tail_len.max()), 1)
         return {
             "indptr": indptr, "rows": rows, "values": values, "tail_len": self.tail_len,
             "tail_rows": np.ascontiguousarray(self.tail_rows[:, :longest]),

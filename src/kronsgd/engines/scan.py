@@ -7,7 +7,7 @@ neuron r has fired on row j. Nothing has the product's dimension.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kronsgd.buffers import Buffers
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
-from kronsgd.engines.coefficients import Coefficients, Segments
+from kronsgd.engines.coefficients import Added, Coefficients, Segments
 from kronsgd.features.base import Features
 from kronsgd.features.gram import RowGram, tiled
 from kronsgd.features.serialize import compress
@@ -54,14 +54,6 @@ class ScanActivations(Activations):
     fired: NDArray[np.uint64]  # (tiles, m): bit s of neuron r is set where it fires on row s of the tile
 
 
-@dataclass(frozen=True)
-class FiredSlopes:
-    """The coefficients of a step, as factors: Σ_c slopes[t, c, s]·a[r, c] where neuron r fires on row s of tile t."""
-
-    fired: NDArray[np.uint64]  # (tiles, m) bits
-    slopes: Array  # (tiles, C, lanes)
-
-
 class ScanEngine(Engine):
     """Evaluates every neuron on every row of the batch. Cost of a step: 2·S·nnz(α) flops + 2·S·n gathers per factor."""
 
@@ -79,6 +71,10 @@ class ScanEngine(Engine):
             coefficients=Coefficients.empty(_segments(network, features), network.dtype),
         )  # fmt: skip
 
+    def begin_epoch(self, state: ScanState) -> None:
+        """Sort what is new."""
+        state.coefficients.merge_long_tails()
+
     def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> ScanActivations:
         network, alpha, bounds = state.network, state.coefficients, state.network.blocks
         lanes = next((w for w in kernels.LANES if len(rows) <= w), kernels.LANES[-1])
@@ -87,11 +83,12 @@ class ScanEngine(Engine):
         panel = state.gram.panel(rows, lanes, view.features if view else None, buffers)
         hidden = buffers.take("hidden", (n_tiles, m, lanes), network.dtype)
         (view or state).start.fill(hidden, rows)
-        fired = buffers.take("fired", (n_tiles, m), "uint64")
+        fired = buffers.take_other("fired", (n_tiles, m), "uint64")  # the step before may wait for this pass
         partial = buffers.take("partial", (n_tiles, len(bounds) - 1, network.n_outputs, lanes), network.dtype)
         for t in range(n_tiles):
+            added = alpha.take_added() if view is None else Added.nothing(network.dtype)
             kernels.forward(
-                hidden[t], fired[t], partial[t], panel[t], *alpha.lists(), bounds, state.output_weights,
+                hidden[t], fired[t], partial[t], panel[t], *added.arguments(), *alpha.lists(), bounds, state.output_weights,
                 real(alpha.scale), real(1 / alpha.scale), real(network.threshold),
                 min(lanes, len(rows) - t * lanes),
             )  # fmt: skip
@@ -112,16 +109,15 @@ class ScanEngine(Engine):
         if network.train_output:
             change = np.empty_like(state.output_weights)
             kernels.neuron_gradient(change, hidden, activations.fired, scaled, network.blocks)
-        return Step(activations.rows, FiredSlopes(activations.fired, scaled), change, 1.0 - step * alpha)
+        added = Added(activations.fired, scaled, state.output_weights, activations.rows)
+        return Step(activations.rows, added, change, 1.0 - step * alpha)
 
     def update(self, state: ScanState, step: Step) -> None:
         alpha, added = state.coefficients, step.coefficients
-        alpha.make_room(len(step.rows))
         alpha.decay(step.decay)
-        slopes = added.slopes if alpha.scale == 1 else (added.slopes / alpha.scale).astype(added.slopes.dtype)
-        kernels.record(
-            added.fired, slopes, state.output_weights, step.rows, *alpha.lists(), state.network.blocks
-        )
+        if alpha.scale != 1:
+            added = replace(added, slopes=(added.slopes / alpha.scale).astype(added.slopes.dtype))
+        alpha.add(added)
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights
 

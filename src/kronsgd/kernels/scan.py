@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from kronsgd.kernels.simd import add_rows, equal_bits, lowest_bit, prefetch, rectify
+from kronsgd.kernels.simd import add_rows, equal_bits, lowest_bit, rectify
 
 __all__ = ["GROUPS", "LANES", "SLICE_BITS", "compact", "find", "forward", "merged_sizes", "neuron_gradient", "record"]
 
@@ -29,12 +29,13 @@ def _make_forward(lanes: int) -> Any:
 
     @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")  # fused multiply-add; NaN stays visible
     def forward_tile(
-        z: Any, fired: Any, partial: Any, K: Any, first: Any, stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any,
-        tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any, a: Any, scale: Any, inverse: Any, b: Any, size: int,
+        z: Any, fired: Any, partial: Any, K: Any, new_fired: Any, new_slopes: Any, new_a: Any, new_rows: Any, first: Any,
+        stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
+        bounds: Any, a: Any, scale: Any, inverse: Any, b: Any, size: int,
     ) -> None:  # fmt: skip
-        n_blocks, room = len(bounds) - 1, tail_rows.shape[1]
+        n_blocks, room, n_slices = len(bounds) - 1, tail_rows.shape[1], (len(indptr) - 1) // len(first)
         tail_index, tail_value = tail_rows.ravel(), tail_alpha.ravel()
-        in_use = ~np.uint64(0) >> np.uint64(64 - size)
+        in_use, in_slice = ~np.uint64(0) >> np.uint64(64 - size), _slice_bits_of(new_rows, new_slopes, slice_bits, n_slices)
         for group in prange(GROUPS):
             low, high = group * n_blocks // GROUPS, (group + 1) * n_blocks // GROUPS
             for r in range(bounds[low], bounds[high]):
@@ -42,15 +43,20 @@ def _make_forward(lanes: int) -> Any:
                     z[r, s] = (z[r, s] - b) * inverse
                 for s in range(size, width):
                     z[r, s] = 0
-                add_rows(width, z, r * width, K, tail_index, tail_value, r * room, r * room + tail_len[r], 0)
-            for k in range((len(indptr) - 1) // len(first)):  # slices of the panel, kept in cache
+            for k in range(n_slices):  # of the panel, kept in cache
                 for r in range(bounds[low], bounds[high]):
                     segment = first[r] + k * stride[r]
+                    for t in range(len(new_fired)):
+                        bits = new_fired[t, r] & in_slice[k, t]
+                        if bits != 0:
+                            _add(bits, t, r, new_slopes, new_a, new_rows, first, stride, slice_bits, indptr, rows, alpha,
+                                 tail_len, tail_rows, tail_alpha)  # fmt: skip
                     add_rows(width, z, r * width, K, rows, alpha, indptr[segment], indptr[segment + 1], 0)
             for block in range(low, high):
                 out = partial[block]
                 out[:] = 0
                 for r in range(bounds[block], bounds[block + 1]):
+                    add_rows(width, z, r * width, K, tail_index, tail_value, r * room, r * room + tail_len[r], 0)
                     fired[r] = rectify(width, z, r * width, scale) & in_use
                     for c in range(a.shape[1]):
                         weight = a[r, c]
@@ -60,6 +66,44 @@ def _make_forward(lanes: int) -> Any:
     return forward_tile
 
 
+@njit(cache=True, error_model="numpy")
+def _slice_bits_of(batch: Any, slopes: Any, slice_bits: int, n_slices: int) -> Any:  # pragma: no cover
+    """[k, t]: which rows of tile t of the batch lie in slice k, as bits."""
+    n_tiles, lanes = slopes.shape[0], slopes.shape[2]
+    out = np.zeros((n_slices, n_tiles), np.uint64)
+    for i in range(len(batch)):
+        out[batch[i] >> slice_bits, i // lanes] |= np.uint64(1) << np.uint64(i % lanes)
+    return out
+
+
+@njit(cache=True, error_model="numpy", inline="always")
+def _add(
+    bits: Any, t: int, r: int, slopes: Any, a: Any, batch: Any, first: Any, stride: Any, slice_bits: int, indptr: Any,
+    rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
+) -> None:  # fmt: skip  # pragma: no cover
+    """alpha[r, i] += Σ_c slopes[t, c, s]·a[r, c] for the rows i = batch[t·L + s] of the bits s of one tile and neuron.
+
+    Inlined, because a call would pass ten arrays of seven words each for a pair or two.
+    """
+    within = (1 << slice_bits) - 1
+    while bits != 0:
+        s = lowest_bit(bits)
+        bits &= bits - np.uint64(1)
+        value = slopes[t, 0, s] * a[r, 0]
+        for c in range(1, a.shape[1]):
+            value += slopes[t, c, s] * a[r, c]
+        i = batch[t * slopes.shape[2] + s]
+        segment = first[r] + (i >> slice_bits) * stride[r]
+        low, high = indptr[segment], indptr[segment + 1]
+        p = find(rows, i, low, high, low + ((high - low) * (i & within) >> slice_bits))
+        if p >= 0:
+            alpha[p] += value
+        elif value != 0:
+            tail_rows[r, tail_len[r]] = i
+            tail_alpha[r, tail_len[r]] = value
+            tail_len[r] += 1
+
+
 _FORWARD = {lanes: _make_forward(lanes) for lanes in LANES}
 
 
@@ -67,9 +111,10 @@ def forward(z: Any, fired: Any, partial: Any, K: Any, *arguments: Any) -> None:
     """One tile of the batch, in place: z[r, s] becomes max(z + scale·Σ_p alpha[p]·K[rows[p], s] − b, 0).
 
     Also which rows of the batch each neuron fires on, as bits, and each block's part of the outputs. Each group of blocks
-    walks the panel in slices that stay in a core's cache, all its neurons on one slice before the next.
-    Shape: z (m, L), fired (m,) uint64, partial (blocks, C, L), K (n, L), first and stride (m,), lists (segments + 1,), (nnz,),
-    (nnz,), tails (m,), (m, T), (m, T), bounds (blocks + 1,), a (m, C). Cost: 2·L·(nnz + m·C) flops; free of d.
+    walks the panel in slices that stay in a core's cache, all its neurons on one slice before the next. What the step before
+    has added (see `record`) goes into the lists as they pass by.
+    Shape: z (m, L), fired (m,) uint64, partial (blocks, C, L), K (n, L), the arguments of `record`, bounds (blocks + 1,),
+    a (m, C). Cost: 2·L·(nnz + m·C) flops and that of `record`; free of d.
     """
     _FORWARD[K.shape[1]](z, fired, partial, K, *arguments)
 
@@ -92,53 +137,21 @@ def neuron_gradient(out: Any, hidden: Any, fired: Any, slopes: Any, bounds: Any)
                         out[r, c] += hidden[t, r, s] * slopes[t, c, s]
 
 
-@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
+@njit(cache=True, parallel=True, error_model="numpy")
 def record(
     fired: Any, slopes: Any, a: Any, batch: Any, first: Any, stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any,
-    tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
+    tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, batch[i]] += Σ_c slopes[t, c, s]·a[r, c] for every fired pair (i = t·L + s).
 
     A row already in one of neuron r's sorted lists is found by bisection; a new one goes to the tail, which must have room.
-    Shape: fired (T, m) bits, slopes (T, C, L), a (m, C), batch (S,). Cost: T·m + fired pairs · (2·C + ln(nnz per neuron)).
+    Shape: fired (T, m) bits, slopes (T, C, L), a (m, C), batch (S,), first and stride (m,), lists (segments + 1,), (nnz,),
+    (nnz,), tails (m,), (m, T), (m, T). Cost: T·m + fired pairs · (2·C + ln(nnz per neuron)).
     """
-    lanes = slopes.shape[2]
-    within = (1 << slice_bits) - 1
-    for block in prange(len(bounds) - 1):
-        guesses = np.empty((bounds[block + 1] - bounds[block]) * lanes, np.int64)
-        for t in range(fired.shape[0]):
-            n_pairs = 0
-            for r in range(bounds[block], bounds[block + 1]):  # the lists lie in no near cache: ask for all places first
-                bits = fired[t, r]
-                while bits != 0:
-                    i = batch[t * lanes + lowest_bit(bits)]
-                    bits &= bits - np.uint64(1)
-                    segment = first[r] + (i >> slice_bits) * stride[r]
-                    low, length = indptr[segment], indptr[segment + 1] - indptr[segment]
-                    guess = low + (length * (i & within) >> slice_bits)  # where evenly spread rows have it
-                    prefetch(rows, guess)
-                    prefetch(alpha, guess)
-                    guesses[n_pairs] = guess
-                    n_pairs += 1
-            n_pairs = 0
-            for r in range(bounds[block], bounds[block + 1]):
-                bits = fired[t, r]
-                while bits != 0:
-                    s = lowest_bit(bits)
-                    bits &= bits - np.uint64(1)
-                    value = slopes[t, 0, s] * a[r, 0]
-                    for c in range(1, a.shape[1]):
-                        value += slopes[t, c, s] * a[r, c]
-                    i = batch[t * lanes + s]
-                    segment = first[r] + (i >> slice_bits) * stride[r]
-                    p = find(rows, i, indptr[segment], indptr[segment + 1], guesses[n_pairs])
-                    n_pairs += 1
-                    if p >= 0:
-                        alpha[p] += value
-                    elif value != 0:
-                        tail_rows[r, tail_len[r]] = i
-                        tail_alpha[r, tail_len[r]] = value
-                        tail_len[r] += 1
+    for r in prange(len(first)):
+        for t in range(len(fired)):
+            _add(fired[t, r], t, r, slopes, a, batch, first, stride, slice_bits, indptr, rows, alpha, tail_len, tail_rows,
+                 tail_alpha)  # fmt: skip
 
 
 @njit(cache=True, error_model="numpy", inline="always")
