@@ -13,7 +13,9 @@ import scipy.sparse as sp
 from kronsgd import Dense, Kernel, OneHot
 from kronsgd.engines import ENGINES, DenseEngine, ScanEngine
 from kronsgd.engines import coefficients as coefficients_module
-from kronsgd.engines.coefficients import Coefficients, Segments
+from kronsgd.engines import segments as segments_module
+from kronsgd.engines.coefficients import Coefficients
+from kronsgd.engines.segments import Segments
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import threads
@@ -245,7 +247,7 @@ def test_compaction_keeps_the_matrix_and_sorts():
 @pytest.mark.parametrize("alpha", [0.0, 0.1])
 def test_slices_change_nothing(monkeypatch, bits, alpha):
     """Lists cut into slices of 1, 4 or 8 rows: the same training, arrays and restored state."""
-    monkeypatch.setattr(Segments.of.__func__, "__defaults__", (bits,))
+    monkeypatch.setattr(segments_module, "SLICE_BITS", (bits, bits))
     (scan, ours), (dense, exact) = twins(n_steps=40, alpha=alpha)
     ours.coefficients.compact()
     assert ours.coefficients.segments.n_slices == -(-30 // 2**bits)
@@ -262,6 +264,41 @@ def test_slices_change_nothing(monkeypatch, bits, alpha):
     ours.coefficients.rearrange(Segments.of(ours.network.blocks, 30, 31))
     assert len(ours.coefficients.indptr) == ours.network.n_hidden + 1
     np.testing.assert_array_equal(ours.coefficients.matrix(30).toarray(), before)
+
+
+@pytest.mark.parametrize(("threshold", "bits"), [(-1.0, 7), (0.5, 8), (1.3, 10)])
+def test_dense_lists_are_cut_into_short_slices(threshold, bits):
+    """The same training; a restored state goes on in the same slices, to the last bit."""
+    network, features, targets = problem(n=900, threshold=threshold)
+    states = []
+    for engine in (ScanEngine(), DenseEngine()):
+        state = engine.initialize(network, features)
+        for epoch in range(3):
+            engine.begin_epoch(state)
+            steps(engine, state, targets, 30, size=60, seed=epoch)
+        states.append((engine, state))
+    (scan, ours), (dense, exact) = states
+    assert ours.coefficients.segments.slice_bits == bits
+    assert relative(scan.hidden_weights(ours), dense.hidden_weights(exact)) < 1e-12
+    again = scan.initialize(network, features)
+    scan.restore(again, {name: array.copy() for name, array in scan.arrays(ours).items()})
+    for state in (ours, again):
+        steps(scan, state, targets, 10, size=60, seed=9)
+    for name, array in scan.arrays(ours).items():
+        np.testing.assert_array_equal(scan.arrays(again)[name], array)
+
+
+def test_slices_hold_about_as_many_coefficients_whatever_the_density():
+    segments = Segments.of(np.array([0, 8, 16]), 8192)
+    cut = [segments.cut_for(round(share * 16 * 8192), 4).slice_bits for share in (0.0, 0.02, 0.04, 0.1, 0.3, 1.0)]
+    assert cut == [11, 11, 10, 9, 8, 7]
+    assert segments.cut_for(0, 8).slice_bits == 10  # as many bytes
+    assert segments.cut(7).cut_for(0, 4).slice_bits == 11
+    whole = Segments.consecutive(16, 5, 3)
+    assert whole.cut_for(10**6, 4) is whole
+    for bits in (6, 12):
+        with pytest.raises(ValueError, match="slices"):
+            segments.cut(bits)
 
 
 def test_more_rows_than_a_slice_holds():

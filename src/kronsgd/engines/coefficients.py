@@ -11,55 +11,17 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from kronsgd.engines.segments import Segments
 from kronsgd.kernels import scan as kernels
 from kronsgd.validation import check_array
 
-__all__ = ["Added", "Coefficients", "Segments"]
+__all__ = ["Added", "Coefficients"]
 
 Array = NDArray[Any]
 TAIL = 256  # places for new rows of a neuron between two compactions
 MERGED = 17 / 16  # coefficients, in multiples of those in sorted lists, above which merging at an epoch's start pays
 SETTLING = threading.RLock()
 SMALLEST_SCALE = 1e-6  # of the decay factor, before it is multiplied into the coefficients
-
-
-@dataclass(frozen=True)
-class Segments:
-    """Where neuron r keeps its rows of slice k: in segment first[r] + k·stride[r]. One slice makes it plain CSR.
-
-    A group of neurons reads slice after slice of the panel, all its neurons on one slice before the next: segments lie in
-    that order, so that the lists are read from end to end.
-    """
-
-    first: NDArray[np.int64]  # (m,)
-    stride: NDArray[np.int64]  # (m,): number of neurons in the group
-    slice_bits: int  # a slice has 2^slice_bits rows
-    n_slices: int
-
-    @classmethod
-    def of(cls, bounds: NDArray[np.int64], n_rows: int, slice_bits: int = kernels.SLICE_BITS) -> Segments:
-        """For neuron blocks with these bounds; slice_bits=31: one slice."""
-        n_slices = max(n_rows - 1 >> slice_bits, 0) + 1
-        n_blocks = len(bounds) - 1
-        edges = np.unique(bounds[np.arange(kernels.GROUPS + 1) * n_blocks // kernels.GROUPS])
-        sizes = np.diff(edges)
-        start, stride = np.repeat(edges[:-1], sizes), np.repeat(sizes, sizes)
-        return cls(start * (n_slices - 1) + np.arange(bounds[-1]), stride, slice_bits, n_slices)
-
-    @classmethod
-    def consecutive(cls, n_hidden: int, n_slices: int, slice_bits: int) -> Segments:
-        """Plain CSR, each neuron's list from slice to slice."""
-        return cls(np.arange(n_hidden) * n_slices, np.ones(n_hidden, dtype=np.int64), slice_bits, n_slices)
-
-    @property
-    def n_rows(self) -> int:
-        """Row numbers that the slices have room for."""
-        return self.n_slices << self.slice_bits
-
-    @property
-    def table(self) -> NDArray[np.int64]:
-        """Segment of each neuron and slice. Shape: (m, slices)."""
-        return np.asarray(self.first[:, None] + np.arange(self.n_slices) * self.stride[:, None])
 
 
 @dataclass(frozen=True)
@@ -119,11 +81,8 @@ class Coefficients:
     def lists(self) -> tuple[Any, ...]:
         """(first, stride, slice bits, indptr, rows, values, lengths, rows and values of tails), as kernels take them."""
         self.settle()
-        own = self.segments
-        return (
-            own.first, own.stride, own.slice_bits, self.indptr, self.rows, self.values,
-            self.tail_len, self.tail_rows, self.tail_values,
-        )  # fmt: skip
+        tails = self.tail_len, self.tail_rows, self.tail_values
+        return *self.segments.arguments(), self.indptr, self.rows, self.values, *tails
 
     def add(self, added: Added) -> None:
         """Take a step's part, whose arrays must stay as they are until the next forward pass."""
@@ -155,18 +114,26 @@ class Coefficients:
             self.tail_values = np.zeros(self.tail_rows.shape, dtype=self.values.dtype)
 
     def compact(self) -> None:
-        """Merge the tails into the sorted lists."""
+        """Merge the tails into the sorted lists, cut into slices of the length that suits their density."""
+        self._move(self.segments.cut_for(self.nnz, self.values.itemsize))
+
+    def rearrange(self, segments: Segments) -> None:
+        """Go over to segments for more rows."""
+        if segments.n_slices == self.segments.n_slices:
+            self.segments = segments
+        else:
+            self._move(segments)
+
+    def _move(self, segments: Segments) -> None:
+        """Lists and tails together, as lists in these segments."""
         self.settle()
-        sizes = np.empty(len(self.indptr) - 1, dtype=np.int64)
+        sizes = np.empty(segments.table.size, dtype=np.int64)
         order = np.empty(self.tail_rows.shape, dtype=np.int32)
-        own = self.segments
-        kernels.merged_sizes(
-            sizes, order, own.first, own.stride, own.slice_bits, self.indptr, self.tail_len, self.tail_rows
-        )
+        kernels.merged_sizes(sizes, order, *segments.arguments(), *self.lists()[:-1])
         indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
         rows, values = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=self.values.dtype)
-        kernels.compact(indptr, rows, values, order, *self.lists())
-        self.indptr, self.rows, self.values = indptr, rows, values
+        kernels.compact(indptr, rows, values, order, *segments.arguments(), *self.lists())
+        self.segments, self.indptr, self.rows, self.values = segments, indptr, rows, values
 
     def merge_long_tails(self) -> None:
         """Compact if the tails, which are read row by row from all over a panel, hold many of the coefficients."""
@@ -206,19 +173,12 @@ class Coefficients:
         self.indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
         self.rows, self.values = rows[order], values[order]
 
-    def rearrange(self, segments: Segments) -> None:
-        """Go over to other segments, as more rows may need."""
-        if segments.n_slices != self.segments.n_slices:
-            lists = self.by_neuron()
-            self.segments = segments
-            self.set_lists(*lists)
-
     def matrix(self, n_rows: int) -> sp.csr_array:
         """α as a CSR matrix (m, n), float64."""
         shape = (len(self.tail_len), n_rows)
         indptr, rows, values = self.by_neuron()
         main = sp.csr_array((values.astype(np.float64), rows, indptr), shape=shape)
-        used = np.arange(self.tail_rows.shape[1]) < self.tail_len[:, None]
+        used = self._used(self.tail_rows.shape[1])
         neurons = np.nonzero(used)[0]
         tail = sp.coo_array((self.tail_values[used].astype(np.float64), (neurons, self.tail_rows[used])), shape=shape)
         return sp.csr_array((main + tail.tocsr()) * self.scale)
@@ -227,12 +187,18 @@ class Coefficients:
         """All of it under plain names."""
         indptr, rows, values = self.by_neuron()
         longest = max(int(self.tail_len.max()), 1)
+        used = self._used(longest)  # what lies beyond must not make equal models differ
         return {
             "indptr": indptr, "rows": rows, "values": values, "tail_len": self.tail_len,
-            "tail_rows": np.ascontiguousarray(self.tail_rows[:, :longest]),
-            "tail_values": np.ascontiguousarray(self.tail_values[:, :longest]),
-            "scale": np.array([self.scale]), "tail_room": np.array([self.tail_rows.shape[1]]),
+            "tail_rows": np.where(used, self.tail_rows[:, :longest], 0),
+            "tail_values": np.where(used, self.tail_values[:, :longest], 0),
+            "slice_bits": np.array([self.segments.slice_bits]), "scale": np.array([self.scale]),
+            "tail_room": np.array([self.tail_rows.shape[1]]),
         }  # fmt: skip
+
+    def _used(self, width: int) -> NDArray[np.bool_]:
+        """Which of the first `width` places of the tails hold a row. Shape: (m, width)."""
+        return np.asarray(np.arange(width) < self.tail_len[:, None])
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], segments: Segments, n_rows: int, dtype: str) -> Coefficients:
@@ -251,7 +217,7 @@ class Coefficients:
             raise ValueError("array 'tail_len' does not fit the tails")
         if any(len(r) and not 0 <= r.min() <= r.max() < n_rows for r in (rows, tail_rows.ravel())):
             raise ValueError(f"coefficients point outside the {n_rows} training rows")
-        c = cls.empty(segments, dtype, room)
+        c = cls.empty(segments.cut(int(check_array("slice_bits", arrays, (1,), "i")[0])), dtype, room)
         c.set_lists(indptr, rows, values)
         c.tail_len = tail_len
         c.tail_rows[:, : tail_rows.shape[1]], c.tail_values[:, : tail_rows.shape[1]] = tail_rows, tail_values

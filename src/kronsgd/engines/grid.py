@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
 from kronsgd.engines.cells import Block, Cells, Strip, Tile
-from kronsgd.engines.coefficients import TAIL, Coefficients, Segments
+from kronsgd.engines.coefficients import TAIL, Coefficients
+from kronsgd.engines.segments import Segments
 from kronsgd.features.base import Features
 from kronsgd.features.gram import inverse_norms
 from kronsgd.features.serialize import compress

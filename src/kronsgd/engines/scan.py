@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from kronsgd.buffers import Buffers
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
-from kronsgd.engines.coefficients import Added, Coefficients, Segments
+from kronsgd.engines.coefficients import Added, Coefficients
+from kronsgd.engines.segments import Segments
 from kronsgd.features.base import Features
 from kronsgd.features.gram import RowGram, tiled
 from kronsgd.features.serialize import compress
@@ -68,7 +69,7 @@ class ScanEngine(Engine):
             network=network, features=features, normalize=normalize, output_weights=network.output_weights(),
             gram=RowGram(features, network.dtype, normalize), initial=initial,
             start=initial.values(features, normalize, network.dtype),
-            coefficients=Coefficients.empty(_segments(network, features), network.dtype),
+            coefficients=Coefficients.empty(Segments.of(network.blocks, features.n_rows), network.dtype),
         )  # fmt: skip
 
     def begin_epoch(self, state: ScanState) -> None:
@@ -125,7 +126,8 @@ class ScanEngine(Engine):
         state.features = features
         state.gram = RowGram(features, state.network.dtype, state.normalize)
         state.start = state.initial.values(features, state.normalize, state.network.dtype)
-        state.coefficients.rearrange(_segments(state.network, features))
+        alpha = state.coefficients
+        alpha.rearrange(Segments.of(state.network.blocks, features.n_rows, alpha.segments.slice_bits))
         return state
 
     def hidden(self, state: ScanState, activations: Activations) -> Array:
@@ -144,13 +146,8 @@ class ScanEngine(Engine):
         return {**state.coefficients.arrays(), "output_weights": state.output_weights}
 
     def restore(self, state: ScanState, arrays: Mapping[str, Array]) -> None:
-        c = Coefficients.from_arrays(
-            arrays, _segments(state.network, state.features), state.features.n_rows, state.network.dtype
-        )
+        segments = Segments.of(state.network.blocks, state.features.n_rows)
+        c = Coefficients.from_arrays(arrays, segments, state.features.n_rows, state.network.dtype)
         shape = state.output_weights.shape
         state.output_weights = check_array("output_weights", arrays, shape, "f").astype(state.network.dtype)
         state.coefficients = c
-
-
-def _segments(network: TwoLayer, features: Features) -> Segments:
-    return Segments.of(network.blocks, features.n_rows)

@@ -16,12 +16,11 @@ from numba import njit, prange
 
 from kronsgd.kernels.simd import add_rows, equal_bits, lowest_bit, rectify
 
-__all__ = ["GROUPS", "LANES", "SLICE_BITS", "compact", "find", "forward", "merged_sizes", "neuron_gradient", "record"]
+__all__ = ["GROUPS", "LANES", "compact", "find", "forward", "merged_sizes", "neuron_gradient", "record"]
 
 LANES = (16, 64)  # widths with compiled code of their own: a row of that many batch columns stays in registers
 GROUPS = 16  # of blocks: the units of parallel work; more would walk the panel more often, fewer would idle threads
-WINDOW = 16  # entries looked at around the place that evenly spread rows would have
-SLICE_BITS = 11  # of a slice of 2,048 rows: 512 KiB at 64 lanes of float32, half of a core's second-level cache
+WINDOW, LOOKS = 16, 4  # entries looked at at once, first around the place that evenly spread rows would have, and how often
 
 
 def _make_forward(lanes: int) -> Any:
@@ -156,12 +155,20 @@ def record(
 
 @njit(cache=True, error_model="numpy", inline="always")
 def find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: no cover
-    """The place of row i in the sorted rows[low:high], or −1: a look around a guess, else bisection."""
-    near = max(low, guess - WINDOW // 2)
-    if near + WINDOW <= len(rows):
+    """The place of row i in the sorted rows[low:high], or −1: a look around a guess and its surroundings, else bisection."""
+    near = max(low, min(guess - WINDOW // 2, high - WINDOW))
+    for _ in range(LOOKS):
+        if near + WINDOW > len(rows):
+            break
         here = equal_bits(WINDOW, rows, near, i)
-        if here != 0 and near + lowest_bit(here) < high:
-            return near + lowest_bit(here)
+        if here != 0:
+            return near + lowest_bit(here) if near + lowest_bit(here) < high else -1
+        if near > low and rows[near] > i:
+            near = max(low, near - WINDOW)
+        elif near + WINDOW < high and rows[near + WINDOW - 1] < i:
+            near += WINDOW
+        else:
+            return -1
     length = high - low
     while length > 1:  # without branches, which would be mispredicted half of the time
         half = length >> 1
@@ -172,53 +179,65 @@ def find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: 
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def merged_sizes(
-    sizes: Any, order: Any, first: Any, stride: Any, slice_bits: int, indptr: Any, tail_len: Any, tail_rows: Any
-) -> None:  # pragma: no cover
-    """sizes[segment] = its length once the tails are merged in; order[r, :] sorts neuron r's tail by row (stable).
+    sizes: Any, order: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any, stride: Any, slice_bits: int,
+    indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any,
+) -> None:  # fmt: skip  # pragma: no cover
+    """sizes[segment] = number of lists' and tails' rows that new segments take; order[r, :] sorts neuron r's tail by row.
 
-    Shape: sizes (segments,), order (m, T). Cost: segments + tail entries · ln(tail).
+    Shape: sizes (new segments,), order (m, T). Cost: segments, nnz where slices change, and tail entries · ln(tail).
     """
-    for segment in prange(len(sizes)):
-        sizes[segment] = indptr[segment + 1] - indptr[segment]
-    for r in prange(len(tail_len)):
+    m = len(tail_len)
+    n_slices, n_new = (len(indptr) - 1) // m, len(sizes) // m
+    for r in prange(m):
+        for k in range(n_new):
+            sizes[new_first[r] + k * new_stride[r]] = 0
+        for k in range(n_slices):
+            segment = first[r] + k * stride[r]
+            if new_bits == slice_bits:
+                sizes[new_first[r] + k * new_stride[r]] += indptr[segment + 1] - indptr[segment]
+            else:
+                for p in range(indptr[segment], indptr[segment + 1]):
+                    sizes[new_first[r] + (rows[p] >> new_bits) * new_stride[r]] += 1
         n = tail_len[r]
         order[r, :n] = np.argsort(tail_rows[r, :n], kind="mergesort")
         for p in range(n):
             i = tail_rows[r, order[r, p]]
             if p == 0 or i != tail_rows[r, order[r, p - 1]]:
-                sizes[first[r] + (i >> slice_bits) * stride[r]] += 1
+                sizes[new_first[r] + (i >> new_bits) * new_stride[r]] += 1
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def compact(
-    new_indptr: Any, new_rows: Any, new_alpha: Any, order: Any, first: Any, stride: Any, slice_bits: int, indptr: Any,
-    rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
+    new_indptr: Any, new_rows: Any, new_alpha: Any, order: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any,
+    stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """Merge every neuron's tail into its sorted lists, adding up tail entries of the same row, and empty the tail.
+    """Merge every neuron's tail and sorted lists into new lists, adding up tail entries of the same row, and empty the tail.
 
     Shape: lists (segments + 1,), (nnz,), (nnz,), tails (m,), (m, T), (m, T). Cost: nnz, a fixed number of times per epoch.
     """
     m = len(tail_len)
     for r in prange(m):
-        q = 0
+        q, new_slice, out = 0, -1, 0
         for k in range((len(indptr) - 1) // m):
             segment, end = first[r] + k * stride[r], (k + 1) << slice_bits
-            p, out = indptr[segment], new_indptr[segment]
+            p = indptr[segment]
             while True:
                 j = tail_rows[r, order[r, q]] if q < tail_len[r] else end
                 if p < indptr[segment + 1] and rows[p] < j:
-                    new_rows[out] = rows[p]
-                    new_alpha[out] = alpha[p]
+                    row, total = rows[p], alpha[p]
                     p += 1
                 elif j < end:
-                    total = tail_alpha[r, order[r, q]]
+                    row, total = j, tail_alpha[r, order[r, q]]
                     q += 1
                     while q < tail_len[r] and tail_rows[r, order[r, q]] == j:
                         total += tail_alpha[r, order[r, q]]
                         q += 1
-                    new_rows[out] = j
-                    new_alpha[out] = total
                 else:
                     break
+                if row >> new_bits != new_slice:
+                    new_slice = row >> new_bits
+                    out = new_indptr[new_first[r] + new_slice * new_stride[r]]
+                new_rows[out] = row
+                new_alpha[out] = total
                 out += 1
         tail_len[r] = 0

@@ -1,0 +1,74 @@
+"""How each neuron's list of coefficients is cut into slices, and where the slices lie."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronsgd.kernels.scan import GROUPS
+
+__all__ = ["Segments"]
+
+Index = NDArray[np.int64]
+SLICE_BITS = (7, 11)  # 128 to 2,048 rows: 32 to 512 KiB of a panel of 64 lanes of float32, within a first or second-level cache
+ENTRIES = 80  # most in a segment on average; denser lists take shorter slices, which stay in a nearer cache
+
+
+@dataclass(frozen=True)
+class Segments:
+    """Neuron r keeps its rows of slice k in segment first[r] + k·stride[r]. One slice makes it plain CSR.
+
+    A group of neurons reads slice after slice of the panel, all its neurons on one slice before the next: segments lie in
+    that order, so that the lists are read from end to end.
+    """
+
+    first: Index  # (m,)
+    stride: Index  # (m,): number of neurons in the group
+    slice_bits: int  # a slice has 2^slice_bits rows
+    n_slices: int
+    n_rows: int
+    bounds: Index | None = None  # of neuron blocks; None: slices stay as they are
+
+    @classmethod
+    def of(cls, bounds: Index, n_rows: int, slice_bits: int | None = None) -> Segments:
+        """For neuron blocks with these bounds; at first with the longest slices."""
+        bits = SLICE_BITS[1] if slice_bits is None else slice_bits
+        n_slices = max(n_rows - 1 >> bits, 0) + 1
+        n_blocks = len(bounds) - 1
+        edges = np.unique(bounds[np.arange(GROUPS + 1) * n_blocks // GROUPS])
+        sizes = np.diff(edges)
+        start, stride = np.repeat(edges[:-1], sizes), np.repeat(sizes, sizes)
+        return cls(start * (n_slices - 1) + np.arange(bounds[-1]), stride, bits, n_slices, n_rows, bounds)
+
+    @classmethod
+    def consecutive(cls, n_hidden: int, n_slices: int, slice_bits: int) -> Segments:
+        """Plain CSR, each neuron's list from slice to slice."""
+        stride = np.ones(n_hidden, dtype=np.int64)
+        return cls(np.arange(n_hidden) * n_slices, stride, slice_bits, n_slices, n_slices << slice_bits)
+
+    def cut(self, slice_bits: int) -> Segments:
+        """The same rows in other slices. ValueError for slices of a length that cannot be."""
+        if self.bounds is None or not SLICE_BITS[0] <= slice_bits <= SLICE_BITS[1]:
+            if slice_bits != self.slice_bits:
+                raise ValueError(f"slices of 2^{slice_bits} rows do not fit these coefficients")
+            return self
+        return Segments.of(self.bounds, self.n_rows, slice_bits)
+
+    def cut_for(self, n_coefficients: int, itemsize: int) -> Segments:
+        """The longest slices that a core's caches hold, shorter ones for denser lists."""
+        if self.bounds is None:
+            return self
+        share = n_coefficients / (len(self.first) * self.n_rows)
+        bits = int(np.floor(np.log2(ENTRIES / max(share, 1e-9))))
+        return self.cut(min(max(bits, SLICE_BITS[0]), SLICE_BITS[1] - (itemsize > 4 and SLICE_BITS[1] > SLICE_BITS[0])))
+
+    def arguments(self) -> tuple[Index, Index, int]:
+        """(first, stride, slice bits), as kernels take them."""
+        return self.first, self.stride, self.slice_bits
+
+    @property
+    def table(self) -> Index:
+        """Segment of each neuron and slice. Shape: (m, slices)."""
+        return np.asarray(self.first[:, None] + np.arange(self.n_slices) * self.stride[:, None])
