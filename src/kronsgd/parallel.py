@@ -7,6 +7,7 @@ splits the work itself, at places that depend on the shapes only.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,14 +20,16 @@ from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
 # A thread that waits for the others must soon sleep, not spin on: on a machine with other work, spinning without end made
-# small trainings sixty times slower. Read when Numba starts its threads; what the user has set stays.
+# small trainings sixty times slower. But it should last until a step's next loop, a tenth of a millisecond later, for waking
+# up takes 30 µs. Read when Numba starts its threads; what the user has set stays.
 if "OMP_WAIT_POLICY" not in os.environ:
-    os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 __all__ = ["map_threads", "matmul", "n_threads", "threads"]
 
 T = TypeVar("T")
 R = TypeVar("R")
+WORTH = 8e6  # flops that take as long as handing them to another thread
 TILE = 2048  # rows of one product; a constant, so that the split never depends on the machine
 
 
@@ -54,13 +57,22 @@ def threads(n_jobs: int | None = None) -> Iterator[None]:
         numba.set_num_threads(before)
 
 
-def map_threads(function: Callable[[T], R], items: Iterable[T]) -> list[R]:
-    """`[function(item) for item in items]`, on the threads in use."""
+def map_threads(function: Callable[[T], R], items: Iterable[T], flops: float = math.inf) -> list[R]:
+    """`[function(item) for item in items]`, on the threads in use, or on one where an item's flops are not worth it."""
     items = list(items)
-    if n_threads() == 1 or len(items) == 1:
+    if n_threads() == 1 or len(items) == 1 or flops < WORTH:
         return [function(item) for item in items]
-    with ThreadPoolExecutor(n_threads()) as pool:
-        return list(pool.map(function, items))
+    return list(_pool(n_threads()).map(function, items))
+
+
+@cache
+def _pool(size: int) -> ThreadPoolExecutor:
+    """Threads that stay, because starting them takes longer than a small step."""
+    return ThreadPoolExecutor(size, thread_name_prefix="kronsgd")
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.cache_clear)  # a forked process has the pool, but none of its threads
 
 
 def matmul(a: Any, b: NDArray[Any]) -> NDArray[Any]:

@@ -126,14 +126,9 @@ class Coefficients:
 
     def _move(self, segments: Segments) -> None:
         """Lists and tails together, as lists in these segments."""
-        self.settle()
-        sizes = np.empty(segments.table.size, dtype=np.int64)
-        order = np.empty(self.tail_rows.shape, dtype=np.int32)
-        kernels.merged_sizes(sizes, order, *segments.arguments(), *self.lists()[:-1])
-        indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
-        rows, values = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=self.values.dtype)
-        kernels.compact(indptr, rows, values, order, *segments.arguments(), *self.lists())
-        self.segments, self.indptr, self.rows, self.values = segments, indptr, rows, values
+        self.indptr, self.rows, self.values = _merged(segments, self.lists())
+        self.segments = segments
+        self.tail_len[:] = 0
 
     def merge_long_tails(self) -> None:
         """Compact if the tails, which are read row by row from all over a panel, hold many of the coefficients."""
@@ -151,27 +146,15 @@ class Coefficients:
 
     def by_neuron(self) -> tuple[Array, Array, Array]:
         """The sorted lists in plain CSR: (indptr, rows, values)."""
-        self.settle()
         if self.segments.n_slices == 1:
-            return self.indptr, self.rows, self.values
-        table = self.segments.table
-        lengths = np.diff(self.indptr)[table]
-        before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
-        moved = np.repeat(self.indptr[table.ravel()] - before[:-1], lengths.ravel()) + np.arange(before[-1])
-        return before[:: self.segments.n_slices], self.rows[moved], self.values[moved]
+            return self.lists()[3:6]
+        return _merged(_whole(self.segments), self.lists()[:6])
 
     def set_lists(self, indptr: Array, rows: Array, values: Array) -> None:
         """Take sorted lists in plain CSR."""
-        if self.segments.n_slices == 1:
-            self.indptr, self.rows, self.values = indptr, rows, values
-            return
-        neuron = np.repeat(np.arange(len(indptr) - 1), np.diff(indptr))
-        own = self.segments
-        segment = own.first[neuron] + (rows >> own.slice_bits) * own.stride[neuron]
-        order = np.argsort(segment, kind="stable")
-        counts = np.bincount(segment, minlength=own.table.size)
-        self.indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts)])
-        self.rows, self.values = rows[order], values[order]
+        if self.segments.n_slices > 1:
+            indptr, rows, values = _merged(self.segments, (*_whole(self.segments).arguments(), indptr, rows, values))
+        self.indptr, self.rows, self.values = indptr, rows, values
 
     def matrix(self, n_rows: int) -> sp.csr_array:
         """α as a CSR matrix (m, n), float64."""
@@ -223,3 +206,21 @@ class Coefficients:
         c.tail_rows[:, : tail_rows.shape[1]], c.tail_values[:, : tail_rows.shape[1]] = tail_rows, tail_values
         c.scale = float(check_array("scale", arrays, (1,), "f")[0])
         return c
+
+
+def _whole(segments: Segments) -> Segments:
+    """One segment for each neuron: plain CSR."""
+    return Segments.consecutive(len(segments.first), 1, 31)
+
+
+def _merged(segments: Segments, lists: tuple[Any, ...]) -> tuple[Array, Array, Array]:
+    """(indptr, rows, values) of the same coefficients in other segments. lists: as kernels take them, with tails or without."""
+    m, values = len(segments.first), lists[5]
+    if len(lists) == 6:
+        lists = *lists, np.zeros(m, dtype=np.int64), np.zeros((m, 0), dtype=np.int32), np.zeros((m, 0), dtype=values.dtype)
+    sizes, order = np.empty(m * segments.n_slices, dtype=np.int64), np.empty(lists[7].shape, dtype=np.int32)
+    kernels.merged_sizes(sizes, order, *segments.arguments(), *lists[:-1])
+    indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
+    rows, merged = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=values.dtype)
+    kernels.compact(indptr, rows, merged, order, *segments.arguments(), *lists)
+    return indptr, rows, merged

@@ -21,6 +21,8 @@ from kronsgd.validation import check_array
 
 __all__ = ["DenseEngine", "DenseState"]
 
+TILE = 256  # neurons of one product
+
 
 @dataclass
 class DenseState(State):
@@ -57,13 +59,12 @@ class DenseEngine(Engine):
         x = state.rows[rows] if view is None else _coordinates(state.basis, view[rows], state.normalize, network.dtype)
         hidden = np.empty((len(rows), network.n_hidden), dtype=network.dtype)
 
-        def block_outputs(block: tuple[int, int, int]) -> Array:
-            _, start, size = block
-            z = x @ state.weights[start : start + size].T - np.asarray(network.threshold, dtype=network.dtype)
-            hidden[:, start : start + size] = np.maximum(z, 0)
-            return hidden[:, start : start + size] @ state.output_weights[start : start + size]
+        def outputs(own: slice) -> Array:
+            z = x @ state.weights[own].T - np.asarray(network.threshold, dtype=network.dtype)
+            hidden[:, own] = np.maximum(z, 0)
+            return hidden[:, own] @ state.output_weights[own]
 
-        partial = np.array(map_threads(block_outputs, network.block_sizes()), dtype=np.float64)
+        partial = np.array(map_threads(outputs, _tiles(network), 2.0 * TILE * x.size), dtype=np.float64)
         return Activations(rows, hidden, network.scale * partial.sum(axis=0), int(np.count_nonzero(hidden)))
 
     def view(self, state: DenseState, features: Features) -> Features:
@@ -81,14 +82,12 @@ class DenseEngine(Engine):
     def update(self, state: DenseState, step: Step) -> None:
         x = state.rows[step.rows]
 
-        def add_block(block: tuple[int, int, int]) -> None:
-            _, start, size = block
-            own = slice(start, start + size)
+        def add(own: slice) -> None:
             if step.decay != 1:
                 state.weights[own] = state.start[own] + step.decay * (state.weights[own] - state.start[own])
             state.weights[own] += step.coefficients[:, own].T @ x
 
-        map_threads(add_block, state.network.block_sizes())
+        map_threads(add, _tiles(state.network), 2.0 * TILE * x.size)
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights
 
@@ -116,6 +115,11 @@ class DenseEngine(Engine):
         state.weights = check_array("weights", arrays, state.weights.shape, "f").astype(state.network.dtype)
         shape = state.output_weights.shape
         state.output_weights = check_array("output_weights", arrays, shape, "f").astype(state.network.dtype)
+
+
+def _tiles(network: TwoLayer) -> list[slice]:
+    """Neurons in parts that depend on nothing but their number, and so do the bits of every product."""
+    return [slice(start, min(start + TILE, network.n_hidden)) for start in range(0, network.n_hidden, TILE)]
 
 
 def _coordinates(basis: Features, rows: Features, normalize: bool, dtype: str) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from kronsgd.kernels.scan import GROUPS
 
-__all__ = ["Segments"]
+__all__ = ["Segments", "bits_for"]
 
 Index = NDArray[np.int64]
 SLICE_BITS = (7, 11)  # 128 to 2,048 rows: 32 to 512 KiB of a panel of 64 lanes of float32, within a first or second-level cache
@@ -57,12 +58,10 @@ class Segments:
         return Segments.of(self.bounds, self.n_rows, slice_bits)
 
     def cut_for(self, n_coefficients: int, itemsize: int) -> Segments:
-        """The longest slices that a core's caches hold, shorter ones for denser lists."""
+        """The same rows in slices that suit so many coefficients."""
         if self.bounds is None:
             return self
-        share = n_coefficients / (len(self.first) * self.n_rows)
-        bits = int(np.floor(np.log2(ENTRIES / max(share, 1e-9))))
-        return self.cut(min(max(bits, SLICE_BITS[0]), SLICE_BITS[1] - (itemsize > 4 and SLICE_BITS[1] > SLICE_BITS[0])))
+        return self.cut(bits_for(n_coefficients / (len(self.first) * self.n_rows), itemsize))
 
     def arguments(self) -> tuple[Index, Index, int]:
         """(first, stride, slice bits), as kernels take them."""
@@ -72,3 +71,10 @@ class Segments:
     def table(self) -> Index:
         """Segment of each neuron and slice. Shape: (m, slices)."""
         return np.asarray(self.first[:, None] + np.arange(self.n_slices) * self.stride[:, None])
+
+
+def bits_for(share: float, itemsize: int) -> int:
+    """Of slices where this share of the pairs of rows and neurons has a coefficient: long, but shorter for denser lists."""
+    low, high = SLICE_BITS
+    longest = high - (itemsize > 4 and high > low)
+    return min(max(int(math.log2(ENTRIES / max(share, 1e-9))), low), longest)

@@ -211,7 +211,7 @@ def compact(
     new_indptr: Any, new_rows: Any, new_alpha: Any, order: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any,
     stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """Merge every neuron's tail and sorted lists into new lists, adding up tail entries of the same row, and empty the tail.
+    """Merge every neuron's tail and sorted lists into new lists, adding up tail entries of the same row.
 
     Shape: lists (segments + 1,), (nnz,), (nnz,), tails (m,), (m, T), (m, T). Cost: nnz, a fixed number of times per epoch.
     """
@@ -240,4 +240,3 @@ def compact(
                 new_rows[out] = row
                 new_alpha[out] = total
                 out += 1
-        tail_len[r] = 0

@@ -10,7 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 from kronsgd.engines.base import PREDICT_BATCH
 from kronsgd.engines.coefficients import TAIL
+from kronsgd.engines.dense import TILE
+from kronsgd.engines.segments import bits_for
 from kronsgd.initial import CACHE_BYTES
+from kronsgd.parallel import n_threads
 from kronsgd.planner.problem import Problem, Table
 from kronsgd.planner.work import grid_cells, grid_lanes, lanes_of
 
@@ -60,8 +63,8 @@ def _grams(tables: Sequence[Table], itemsize: int) -> tuple[float, float]:
     return itemsize * sum(made), max(extra, default=0.0)
 
 
-def _lists(p: Problem, count: float, room: int) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """α by neuron, of rows or cells: (while it is compacted, at rest and once more as the best model, while that is saved).
+def _lists(p: Problem, count: float, room: int, n_slices: int) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """α by neuron, of rows or cells, in slices: (while compacted, at rest and as the best model too, while that is saved).
 
     Sorted lists, and tails with `room` places; a copy has tails as wide as the longest. Neurons fire on very different
     numbers of rows, so tails are full long before the average neuron needs them.
@@ -70,8 +73,9 @@ def _lists(p: Problem, count: float, room: int) -> tuple[dict[str, float], dict[
     mean = count * p.alpha_last
     longest = min(count, UNEVEN * mean, room)
     compacts = min(count, UNEVEN * mean) + p.schedule.batch_size > room
-    tails, lists, copied = m * room * entry, 8.0 * m + entry * mean * m * compacts, m * longest * entry
-    saved = 8.0 * m + entry * mean * m + copied
+    tails, lists = m * room * entry, 8.0 * m * n_slices + entry * mean * m * compacts
+    copied = m * longest * (entry + 1)
+    saved = 8.0 * m + entry * mean * m * compacts + copied
     compacting = {"tails": tails, "coefficients": 2 * lists, "compaction": 4.0 * m * room * compacts}
     at_rest = {"tails": tails, "coefficients": lists, "best model": saved}
     return compacting, at_rest, {**at_rest, "best model": 2 * saved + copied * (longest < room)}
@@ -89,12 +93,12 @@ def _scan(p: Problem) -> list[dict[str, float]]:
 
     def evaluated(rows: int) -> dict[str, float]:
         width = -(-rows // lanes_of(rows)) * lanes_of(rows)
-        hidden = m * width * (item + 1 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
+        hidden = m * width * (item + 2 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
         values = 0.0 if rank and p.passes == 1 else float(rows * m * item * (len(p.tables) + 2) * max(rank, 1))
         panel = float(n * width * item) * (1 + p.nested)
         return {"panel": panel, "hidden": hidden + values, "entity panels": entities * width * item}
 
-    compacting, at_rest, saving = _lists(p, n, max(TAIL, size))
+    compacting, at_rest, saving = _lists(p, n, max(TAIL, size), (n - 1 >> bits_for(p.alpha_last, item)) + 1)
     base = {"row norms": n * (16.0 + item + 4 * len(p.tables)), "tails": at_rest["tails"], "entity inner products": grams}
     most = evaluated(max(size, p.schedule.probe))
     state = {**base, "starting values": started, **most}
@@ -122,7 +126,7 @@ def _dense(p: Problem) -> list[dict[str, float]]:
     state = {"weights": 2 * weights, "rows of the product": rows}
 
     def step(count: int) -> float:
-        return count * (2 * d * item + m * (2.0 * item + 1)) + block * d * item
+        return count * (2 * d * item + m * (2.0 * item + 1)) + min(m, TILE * n_threads()) * d * item
 
     stages = [
         {"making weights": 16.0 * m * d + 8.0 * block * max(p.rank, 1) * d},
@@ -145,11 +149,11 @@ def _grid(p: Problem) -> list[dict[str, float]]:
     m, item = p.network.n_hidden, p.itemsize
     (rows, cells), lanes = grid_cells(p), grid_lanes(p)
     busiest = min(1.0, UNEVEN * p.fired) * cells * pairs / (inner * outer)  # cells of a step that one neuron fires on
-    compacting, at_rest, saving = _lists(p, pairs, int(TAIL if busiest <= TAIL else 10 * busiest))
+    compacting, at_rest, saving = _lists(p, pairs, int(TAIL if busiest <= TAIL else 10 * busiest), inner)
     started = float(inner + outer) * m * max(p.rank, 1) * item
     state = {
         "row norms": 48.0 * p.n_rows, "tails": at_rest["tails"], "entity inner products": float(inner**2 + outer**2) * item,
-        "starting values": started, "strip": float(m * (inner + p.rank) * lanes * item) + 8.0 * m * (inner + 1),
+        "starting values": started, "strip": float(m * (inner + p.rank) * lanes * item),
         "hidden": m * (rows + 4) * lanes * item,
     }  # fmt: skip
     stages = [

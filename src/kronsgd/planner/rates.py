@@ -47,7 +47,7 @@ class Rates:
 
 
 BUILT_IN = Rates(
-    gemm=(130e9, 60e9), lanes=(70e9, 32e9), narrow=(26e9, 15e9), moved=12e9, gathered=1e9, scalar=0.3e9, call=1.4e-6,
+    gemm=(140e9, 65e9), lanes=(145e9, 48e9), narrow=(55e9, 40e9), moved=40e9, gathered=5e9, scalar=2e9, call=1.6e-6,
 )  # fmt: skip
 
 

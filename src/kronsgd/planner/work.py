@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kronsgd.engines.dense import TILE
 from kronsgd.planner.problem import Problem
 
 __all__ = ["STEP_WORK", "Work", "epoch_steps", "grid_cells", "grid_lanes", "lanes_of"]
@@ -35,7 +36,7 @@ def lanes_of(size: int) -> int:
 
 def _dense(p: Problem) -> dict[str, Work]:
     size, m, d = p.schedule.batch_size, p.network.n_hidden, p.d
-    blocks = len(p.network.blocks) - 1
+    blocks = -(-m // TILE)
     product = 2.0 * size * m * d
     pairs = float(size * m * p.itemsize)
     return {
