@@ -18,7 +18,8 @@ from kronsgd.validation import check_array
 __all__ = ["Added", "Coefficients"]
 
 Array = NDArray[Any]
-TAIL = 256  # places for new rows of a neuron between two compactions
+# A tail has room for 64 rows, for a quarter of the list, and for four steps like the one that made it.
+TAIL, LISTS_PER_TAIL, STEPS = 64, 4, 4
 MERGED = 17 / 16  # coefficients, in multiples of those in sorted lists, above which merging at an epoch's start pays
 SETTLING = threading.RLock()
 SMALLEST_SCALE = 1e-6  # of the decay factor, before it is multiplied into the coefficients
@@ -56,21 +57,20 @@ class Coefficients:
     indptr: NDArray[np.int64]  # (segments + 1,)
     rows: NDArray[np.int32]  # (nnz,)
     values: Array  # (nnz,)
+    tail_first: NDArray[np.int64]  # (m + 1,): bounds of the tails' room
     tail_len: NDArray[np.int64]  # (m,)
-    tail_rows: NDArray[np.int32]  # (m, T)
-    tail_values: Array  # (m, T)
+    tail_rows: NDArray[np.int32]  # (room,)
+    tail_values: Array  # (room,)
     scale: float = 1.0
     added: Added | None = None
 
     @classmethod
-    def empty(cls, segments: Segments, dtype: str, tail: int = TAIL) -> Coefficients:
-        """No coefficients yet."""
-        m = len(segments.first)
-        tail_rows = np.zeros((m, tail), dtype=np.int32)
-        return cls(
-            segments, np.zeros(m * segments.n_slices + 1, dtype=np.int64), np.zeros(0, dtype=np.int32),
-            np.zeros(0, dtype=dtype), np.zeros(m, dtype=np.int64), tail_rows, np.zeros(tail_rows.shape, dtype=dtype),
-        )  # fmt: skip
+    def empty(cls, segments: Segments, dtype: str) -> Coefficients:
+        """No coefficients yet, and no room for any."""
+        m, rows, values = len(segments.first), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=dtype)
+        indptr = np.zeros(m * segments.n_slices + 1, dtype=np.int64)
+        tails = np.zeros(m + 1, dtype=np.int64), np.zeros(m, dtype=np.int64), rows, values
+        return cls(segments, indptr, rows, values, *tails)
 
     @property
     def nnz(self) -> int:
@@ -79,15 +79,15 @@ class Coefficients:
         return len(self.values) + int(self.tail_len.sum())
 
     def lists(self) -> tuple[Any, ...]:
-        """(first, stride, slice bits, indptr, rows, values, lengths, rows and values of tails), as kernels take them."""
+        """(first, stride, slice bits, indptr, rows, values, bounds, lengths, rows and values of tails), for kernels."""
         self.settle()
-        tails = self.tail_len, self.tail_rows, self.tail_values
+        tails = self.tail_first, self.tail_len, self.tail_rows, self.tail_values
         return *self.segments.arguments(), self.indptr, self.rows, self.values, *tails
 
     def add(self, added: Added) -> None:
         """Take a step's part, whose arrays must stay as they are until the next forward pass."""
         self.settle()
-        self.make_room(len(added.rows))
+        self.make_room(np.bitwise_count(added.fired).sum(axis=0, dtype=np.int64))
         self.added = added
 
     def take_added(self) -> Added:
@@ -99,19 +99,25 @@ class Coefficients:
         """Put what waits into the lists. Several threads may predict with one model."""
         with SETTLING:
             if not self.tail_len.flags.writeable:  # mapped from a file; kernels take arrays that they may write to
-                for name in ("indptr", "rows", "values", "tail_len", "tail_rows", "tail_values"):
+                for name in ("indptr", "rows", "values", "tail_first", "tail_len", "tail_rows", "tail_values"):
                     setattr(self, name, getattr(self, name).copy())
             if self.added is not None:
                 added = self.take_added()
                 kernels.record(*added.arguments(), *self.lists())
 
-    def make_room(self, n: int) -> None:
-        """See that every tail takes `n` more rows, compacting if one is too full."""
-        if int(self.tail_len.max()) + n > self.tail_rows.shape[1]:
-            self.compact()
-        if n > self.tail_rows.shape[1]:
-            self.tail_rows = np.zeros((len(self.tail_len), n), dtype=np.int32)
-            self.tail_values = np.zeros(self.tail_rows.shape, dtype=self.values.dtype)
+    def make_room(self, added: NDArray[np.int64]) -> None:
+        """See that neuron r's tail takes added[r] more rows, compacting if one is too full.
+
+        Tails get room in proportion to their lists, so that all compactions together cost no more than a few times nnz.
+        """
+        if (self.tail_len + added <= np.diff(self.tail_first)).all():
+            return
+        self.compact()
+        lengths = np.diff(self.indptr)[self.segments.table].sum(axis=1)
+        room = np.maximum(np.maximum(TAIL, lengths // LISTS_PER_TAIL), added * STEPS)
+        self.tail_first = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(room)])
+        self.tail_rows = np.zeros(self.tail_first[-1], dtype=np.int32)
+        self.tail_values = np.zeros(len(self.tail_rows), dtype=self.values.dtype)
 
     def compact(self) -> None:
         """Merge the tails into the sorted lists, cut into slices of the length that suits their density."""
@@ -161,27 +167,26 @@ class Coefficients:
         shape = (len(self.tail_len), n_rows)
         indptr, rows, values = self.by_neuron()
         main = sp.csr_array((values.astype(np.float64), rows, indptr), shape=shape)
-        used = self._used(self.tail_rows.shape[1])
-        neurons = np.nonzero(used)[0]
-        tail = sp.coo_array((self.tail_values[used].astype(np.float64), (neurons, self.tail_rows[used])), shape=shape)
+        places = self._tail_places()
+        tail_rows, tail_values = self.tail_rows[places], self.tail_values[places].astype(np.float64)
+        neurons = np.repeat(np.arange(len(self.tail_len)), self.tail_len)
+        tail = sp.coo_array((tail_values, (neurons, tail_rows)), shape=shape)
         return sp.csr_array((main + tail.tocsr()) * self.scale)
 
     def arrays(self) -> dict[str, Array]:
         """All of it under plain names."""
         indptr, rows, values = self.by_neuron()
-        longest = max(int(self.tail_len.max()), 1)
-        used = self._used(longest)  # what lies beyond must not make equal models differ
+        places = self._tail_places()
         return {
-            "indptr": indptr, "rows": rows, "values": values, "tail_len": self.tail_len,
-            "tail_rows": np.where(used, self.tail_rows[:, :longest], 0),
-            "tail_values": np.where(used, self.tail_values[:, :longest], 0),
+            "indptr": indptr, "rows": rows, "values": values, "tail_first": self.tail_first, "tail_len": self.tail_len,
+            "tail_rows": self.tail_rows[places], "tail_values": self.tail_values[places],
             "slice_bits": np.array([self.segments.slice_bits]), "scale": np.array([self.scale]),
-            "tail_room": np.array([self.tail_rows.shape[1]]),
         }  # fmt: skip
 
-    def _used(self, width: int) -> NDArray[np.bool_]:
-        """Which of the first `width` places of the tails hold a row. Shape: (m, width)."""
-        return np.asarray(np.arange(width) < self.tail_len[:, None])
+    def _tail_places(self) -> NDArray[np.int64]:
+        """Places in use, tail after tail."""
+        before = np.cumsum(self.tail_len) - self.tail_len
+        return np.arange(self.tail_len.sum()) + np.repeat(self.tail_first[:-1] - before, self.tail_len)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Array], segments: Segments, n_rows: int, dtype: str) -> Coefficients:
@@ -192,18 +197,21 @@ class Coefficients:
             raise ValueError("array 'indptr' does not grow from 0")
         rows = check_array("rows", arrays, (int(indptr[-1]),), "i").astype(np.int32)
         values = check_array("values", arrays, (int(indptr[-1]),), "f").astype(dtype)
+        tail_first = check_array("tail_first", arrays, (n_hidden + 1,), "i").astype(np.int64)
         tail_len = check_array("tail_len", arrays, (n_hidden,), "i").astype(np.int64)
-        tail_rows = check_array("tail_rows", arrays, (n_hidden, None), "i").astype(np.int32)
-        tail_values = check_array("tail_values", arrays, tail_rows.shape, "f").astype(dtype)
-        room = int(check_array("tail_room", arrays, (1,), "i")[0])
-        if not 0 <= tail_len.min() <= tail_len.max() <= tail_rows.shape[1] <= room <= 2**20:
+        room = np.diff(tail_first)
+        if tail_first[0] != 0 or (tail_len < 0).any() or (tail_len > room).any() or room.max() > TAIL + STEPS * n_rows:
             raise ValueError("array 'tail_len' does not fit the tails")
-        if any(len(r) and not 0 <= r.min() <= r.max() < n_rows for r in (rows, tail_rows.ravel())):
+        tail_rows = check_array("tail_rows", arrays, (int(tail_len.sum()),), "i").astype(np.int32)
+        tail_values = check_array("tail_values", arrays, tail_rows.shape, "f").astype(dtype)
+        if any(len(r) and not 0 <= r.min() <= r.max() < n_rows for r in (rows, tail_rows)):
             raise ValueError(f"coefficients point outside the {n_rows} training rows")
-        c = cls.empty(segments.cut(int(check_array("slice_bits", arrays, (1,), "i")[0])), dtype, room)
+        c = cls.empty(segments.cut(int(check_array("slice_bits", arrays, (1,), "i")[0])), dtype)
         c.set_lists(indptr, rows, values)
-        c.tail_len = tail_len
-        c.tail_rows[:, : tail_rows.shape[1]], c.tail_values[:, : tail_rows.shape[1]] = tail_rows, tail_values
+        c.tail_first, c.tail_len = tail_first, tail_len
+        c.tail_rows, c.tail_values = np.zeros(tail_first[-1], dtype=np.int32), np.zeros(tail_first[-1], dtype=dtype)
+        places = c._tail_places()
+        c.tail_rows[places], c.tail_values[places] = tail_rows, tail_values
         c.scale = float(check_array("scale", arrays, (1,), "f")[0])
         return c
 
@@ -217,8 +225,8 @@ def _merged(segments: Segments, lists: tuple[Any, ...]) -> tuple[Array, Array, A
     """(indptr, rows, values) of the same coefficients in other segments. lists: as kernels take them, with tails or without."""
     m, values = len(segments.first), lists[5]
     if len(lists) == 6:
-        lists = *lists, np.zeros(m, dtype=np.int64), np.zeros((m, 0), dtype=np.int32), np.zeros((m, 0), dtype=values.dtype)
-    sizes, order = np.empty(m * segments.n_slices, dtype=np.int64), np.empty(lists[7].shape, dtype=np.int32)
+        lists = *lists, np.zeros(m + 1, dtype=np.int64), np.zeros(m, dtype=np.int64), np.zeros(0, dtype=np.int32), values[:0]
+    sizes, order = np.empty(m * segments.n_slices, dtype=np.int64), np.empty(len(lists[8]), dtype=np.int64)
     kernels.merged_sizes(sizes, order, *segments.arguments(), *lists[:-1])
     indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
     rows, merged = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=values.dtype)

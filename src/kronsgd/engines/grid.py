@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
 from kronsgd.engines.cells import Block, Cells, Strip, Tile
-from kronsgd.engines.coefficients import TAIL, Coefficients
+from kronsgd.engines.coefficients import Coefficients
 from kronsgd.engines.segments import Segments
 from kronsgd.features.base import Features
 from kronsgd.features.gram import inverse_norms
@@ -140,7 +140,7 @@ class GridEngine(Engine):
         if alpha.scale != expected:
             cells.strip = None  # its coefficients have been scaled
         slopes = step.slopes if alpha.scale == 1 else step.slopes / step.slopes.dtype.type(alpha.scale)
-        _make_room(alpha, step.coefficients)
+        alpha.make_room(np.bitwise_count(step.coefficients).sum(axis=1, dtype=np.int64))
         whole = len(block.inner) == state.shape[0]  # no other block of this strip will follow
         live = cells.strip is step.strip and len(block.tiles) == 1 and not whole
         if not live:
@@ -171,7 +171,7 @@ class GridEngine(Engine):
     def extend(self, state: GridState, features: Features) -> GridState:
         """More rows: the coefficients move to the cells that the old rows have in the larger grid."""
         old, alpha, n_old = state.cells.tables, state.coefficients, state.features.n_rows
-        _compact(alpha)
+        alpha.compact()
         before = _numbers(alpha.segments, old.inner, old.outer)
         state.features = features
         state.cells = Cells(features, state.cells.sides, state.cells.initial, state.normalize)
@@ -255,21 +255,6 @@ def _strip(state: GridState, cells: Cells, tile: Tile, lanes: int) -> Strip:
     kernels.build_strip(h, start, gram, tables.outer_start, tile.outer, *state.coefficients.lists(), network.blocks)
     cells.strip = Strip(tile.outer, h, start, own)
     return cells.strip
-
-
-def _compact(alpha: Coefficients) -> None:
-    if alpha.tail_len.any():
-        alpha.compact()
-
-
-def _make_room(alpha: Coefficients, fired: NDArray[np.uint64]) -> None:
-    """See that every tail takes the cells its neuron fires on."""
-    n_cells = np.bitwise_count(fired).sum(axis=1, dtype=np.int64)
-    room, most = alpha.tail_rows.shape[1], int(n_cells.max(initial=0))
-    if int((alpha.tail_len + n_cells).max()) > room:
-        _compact(alpha)
-    if most > room:
-        alpha.make_room(max(TAIL, 8 * most))
 
 
 def _by_key(*keys: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -28,10 +28,9 @@ def _make_build_strip(lanes: int) -> Any:
     @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")  # fused multiply-add; NaN stays visible
     def build(
         h: Any, strip_start: Any, B: Any, start: Any, outer: Any, first: Any, stride: Any, bits: int, indptr: Any, rows: Any,
-        alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
+        alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
     ) -> None:  # fmt: skip
-        n_inner, room = h.shape[1], tail_rows.shape[1]
-        tail_index, tail_value = tail_rows.ravel(), tail_alpha.ravel()
+        n_inner = h.shape[1]
         for block in prange(len(bounds) - 1):
             for r in range(bounds[block], bounds[block + 1]):
                 h[r] = 0
@@ -39,10 +38,10 @@ def _make_build_strip(lanes: int) -> Any:
                     segment = first[r] + p * stride[r]
                     at = (r * n_inner + p) * width
                     add_rows(width, h, at, B, rows, alpha, indptr[segment], indptr[segment + 1], p << bits)
-                for k in range(r * room, r * room + tail_len[r]):
-                    inner = np.int64(tail_index[k]) >> bits
+                for k in range(tail_first[r], tail_first[r] + tail_len[r]):
+                    inner = np.int64(tail_rows[k]) >> bits
                     at = (r * n_inner + inner) * width
-                    add_rows(width, h, at, B, tail_index, tail_value, k, k + 1, inner << bits)
+                    add_rows(width, h, at, B, tail_rows, tail_alpha, k, k + 1, inner << bits)
                 for q in range(start.shape[1]):
                     for s in range(len(outer)):
                         strip_start[r, q, s] = start[r, q, outer[s]]
@@ -95,8 +94,8 @@ def _make_record(lanes: int) -> Any:
     @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
     def add(
         h: Any, fired: Any, slopes: Any, a: Any, inner: Any, tile_first: int, beyond: int, outer: Any, own: Any, live: bool,
-        first: Any, stride: Any, bits: int, indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any,
-        tail_alpha: Any, bounds: Any,
+        first: Any, stride: Any, bits: int, indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any,
+        tail_rows: Any, tail_alpha: Any, bounds: Any,
     ) -> None:  # fmt: skip
         n_inner = h.shape[1]
         for block in prange(len(bounds) - 1):
@@ -128,8 +127,9 @@ def _make_record(lanes: int) -> Any:
                         if k >= 0:
                             alpha[k] += total
                         elif total != 0:
-                            tail_rows[r, tail_len[r]] = cell
-                            tail_alpha[r, tail_len[r]] = total
+                            end = tail_first[r] + tail_len[r]
+                            tail_rows[end] = cell
+                            tail_alpha[end] = total
                             tail_len[r] += 1
                     if live:
                         add_rows(width, h, (r * n_inner + p) * width, own, lane, value, 0, n_fired, 0)

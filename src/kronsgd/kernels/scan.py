@@ -29,11 +29,10 @@ def _make_forward(lanes: int) -> Any:
     @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")  # fused multiply-add; NaN stays visible
     def forward_tile(
         z: Any, fired: Any, partial: Any, K: Any, new_fired: Any, new_slopes: Any, new_a: Any, new_rows: Any, first: Any,
-        stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
-        bounds: Any, a: Any, scale: Any, inverse: Any, b: Any, size: int,
+        stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any,
+        tail_alpha: Any, bounds: Any, a: Any, scale: Any, inverse: Any, b: Any, size: int,
     ) -> None:  # fmt: skip
-        n_blocks, room, n_slices = len(bounds) - 1, tail_rows.shape[1], (len(indptr) - 1) // len(first)
-        tail_index, tail_value = tail_rows.ravel(), tail_alpha.ravel()
+        n_blocks, n_slices = len(bounds) - 1, (len(indptr) - 1) // len(first)
         in_use, in_slice = ~np.uint64(0) >> np.uint64(64 - size), _slice_bits_of(new_rows, new_slopes, slice_bits, n_slices)
         for group in prange(GROUPS):
             low, high = group * n_blocks // GROUPS, (group + 1) * n_blocks // GROUPS
@@ -49,13 +48,14 @@ def _make_forward(lanes: int) -> Any:
                         bits = new_fired[t, r] & in_slice[k, t]
                         if bits != 0:
                             _add(bits, t, r, new_slopes, new_a, new_rows, first, stride, slice_bits, indptr, rows, alpha,
-                                 tail_len, tail_rows, tail_alpha)  # fmt: skip
+                                 tail_first, tail_len, tail_rows, tail_alpha)  # fmt: skip
                     add_rows(width, z, r * width, K, rows, alpha, indptr[segment], indptr[segment + 1], 0)
             for block in range(low, high):
                 out = partial[block]
                 out[:] = 0
                 for r in range(bounds[block], bounds[block + 1]):
-                    add_rows(width, z, r * width, K, tail_index, tail_value, r * room, r * room + tail_len[r], 0)
+                    start = tail_first[r]
+                    add_rows(width, z, r * width, K, tail_rows, tail_alpha, start, start + tail_len[r], 0)
                     fired[r] = rectify(width, z, r * width, scale) & in_use
                     for c in range(a.shape[1]):
                         weight = a[r, c]
@@ -78,7 +78,7 @@ def _slice_bits_of(batch: Any, slopes: Any, slice_bits: int, n_slices: int) -> A
 @njit(cache=True, error_model="numpy", inline="always")
 def _add(
     bits: Any, t: int, r: int, slopes: Any, a: Any, batch: Any, first: Any, stride: Any, slice_bits: int, indptr: Any,
-    rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
+    rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, i] += Σ_c slopes[t, c, s]·a[r, c] for the rows i = batch[t·L + s] of the bits s of one tile and neuron.
 
@@ -98,8 +98,9 @@ def _add(
         if p >= 0:
             alpha[p] += value
         elif value != 0:
-            tail_rows[r, tail_len[r]] = i
-            tail_alpha[r, tail_len[r]] = value
+            end = tail_first[r] + tail_len[r]
+            tail_rows[end] = i
+            tail_alpha[end] = value
             tail_len[r] += 1
 
 
@@ -139,18 +140,18 @@ def neuron_gradient(out: Any, hidden: Any, fired: Any, slopes: Any, bounds: Any)
 @njit(cache=True, parallel=True, error_model="numpy")
 def record(
     fired: Any, slopes: Any, a: Any, batch: Any, first: Any, stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any,
-    tail_len: Any, tail_rows: Any, tail_alpha: Any,
+    tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, batch[i]] += Σ_c slopes[t, c, s]·a[r, c] for every fired pair (i = t·L + s).
 
     A row already in one of neuron r's sorted lists is found by bisection; a new one goes to the tail, which must have room.
     Shape: fired (T, m) bits, slopes (T, C, L), a (m, C), batch (S,), first and stride (m,), lists (segments + 1,), (nnz,),
-    (nnz,), tails (m,), (m, T), (m, T). Cost: T·m + fired pairs · (2·C + ln(nnz per neuron)).
+    (nnz,), tails (m + 1,), (m,), (room,), (room,). Cost: T·m + fired pairs · (2·C + ln(nnz per neuron)).
     """
     for r in prange(len(first)):
         for t in range(len(fired)):
-            _add(fired[t, r], t, r, slopes, a, batch, first, stride, slice_bits, indptr, rows, alpha, tail_len, tail_rows,
-                 tail_alpha)  # fmt: skip
+            _add(fired[t, r], t, r, slopes, a, batch, first, stride, slice_bits, indptr, rows, alpha, tail_first, tail_len,
+                 tail_rows, tail_alpha)  # fmt: skip
 
 
 @njit(cache=True, error_model="numpy", inline="always")
@@ -180,11 +181,11 @@ def find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: 
 @njit(cache=True, parallel=True, error_model="numpy")
 def merged_sizes(
     sizes: Any, order: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any, stride: Any, slice_bits: int,
-    indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any,
+    indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """sizes[segment] = number of lists' and tails' rows that new segments take; order[r, :] sorts neuron r's tail by row.
+    """sizes[segment] = number of lists' and tails' rows that new segments take; order sorts each neuron's tail by row.
 
-    Shape: sizes (new segments,), order (m, T). Cost: segments, nnz where slices change, and tail entries · ln(tail).
+    Shape: sizes (new segments,), order (room,). Cost: segments, nnz where slices change, and tail entries · ln(tail).
     """
     m = len(tail_len)
     n_slices, n_new = (len(indptr) - 1) // m, len(sizes) // m
@@ -198,39 +199,40 @@ def merged_sizes(
             else:
                 for p in range(indptr[segment], indptr[segment + 1]):
                     sizes[new_first[r] + (rows[p] >> new_bits) * new_stride[r]] += 1
-        n = tail_len[r]
-        order[r, :n] = np.argsort(tail_rows[r, :n], kind="mergesort")
-        for p in range(n):
-            i = tail_rows[r, order[r, p]]
-            if p == 0 or i != tail_rows[r, order[r, p - 1]]:
+        start, end = tail_first[r], tail_first[r] + tail_len[r]
+        order[start:end] = start + np.argsort(tail_rows[start:end], kind="mergesort")
+        for q in range(start, end):
+            i = tail_rows[order[q]]
+            if q == start or i != tail_rows[order[q - 1]]:
                 sizes[new_first[r] + (i >> new_bits) * new_stride[r]] += 1
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def compact(
     new_indptr: Any, new_rows: Any, new_alpha: Any, order: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any,
-    stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
+    stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any,
+    tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """Merge every neuron's tail and sorted lists into new lists, adding up tail entries of the same row.
 
-    Shape: lists (segments + 1,), (nnz,), (nnz,), tails (m,), (m, T), (m, T). Cost: nnz, a fixed number of times per epoch.
+    Shape: lists (segments + 1,), (nnz,), (nnz,), tails (m + 1,), (m,), (room,), (room,). Cost: nnz + room.
     """
     m = len(tail_len)
     for r in prange(m):
-        q, new_slice, out = 0, -1, 0
+        q, last, new_slice, out = tail_first[r], tail_first[r] + tail_len[r], -1, 0
         for k in range((len(indptr) - 1) // m):
             segment, end = first[r] + k * stride[r], (k + 1) << slice_bits
             p = indptr[segment]
             while True:
-                j = tail_rows[r, order[r, q]] if q < tail_len[r] else end
+                j = tail_rows[order[q]] if q < last else end
                 if p < indptr[segment + 1] and rows[p] < j:
                     row, total = rows[p], alpha[p]
                     p += 1
                 elif j < end:
-                    row, total = j, tail_alpha[r, order[r, q]]
+                    row, total = j, tail_alpha[order[q]]
                     q += 1
-                    while q < tail_len[r] and tail_rows[r, order[r, q]] == j:
-                        total += tail_alpha[r, order[r, q]]
+                    while q < last and tail_rows[order[q]] == j:
+                        total += tail_alpha[order[q]]
                         q += 1
                 else:
                     break

@@ -9,10 +9,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from kronsgd.engines.base import PREDICT_BATCH
-from kronsgd.engines.coefficients import TAIL
+from kronsgd.engines.coefficients import LISTS_PER_TAIL, STEPS, TAIL
 from kronsgd.engines.dense import TILE
+from kronsgd.engines.grid import PREDICT_ROWS
 from kronsgd.engines.segments import bits_for
 from kronsgd.initial import CACHE_BYTES
+from kronsgd.kernels.scan import LANES
 from kronsgd.parallel import n_threads
 from kronsgd.planner.problem import Problem, Table
 from kronsgd.planner.work import grid_cells, grid_lanes, lanes_of
@@ -23,7 +25,6 @@ Parts = Mapping[str, float]  # what takes the memory -> bytes
 SLACK, FIXED = 1.02, 768 * 1024  # for what is not counted: allocators, Python objects
 ROW_VECTORS = 9  # numbers of 8 bytes for each row: weights, shuffled order, batches, row numbers, norms
 TARGET_VECTORS = 4  # copies of the targets
-UNEVEN = 8  # the busiest neuron's number of coefficients, in multiples of the mean
 
 
 def peak_bytes(engine: str, p: Problem) -> tuple[float, Parts]:
@@ -63,22 +64,21 @@ def _grams(tables: Sequence[Table], itemsize: int) -> tuple[float, float]:
     return itemsize * sum(made), max(extra, default=0.0)
 
 
-def _lists(p: Problem, count: float, room: int, n_slices: int) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
-    """α by neuron, of rows or cells, in slices: (while compacted, at rest and as the best model too, while that is saved).
+def _lists(
+    p: Problem, count: float, n_slices: int, size: float
+) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
+    """α by neuron, of rows or cells: (while it is compacted, at rest and as the best model too, while that is saved).
 
-    Sorted lists, and tails with `room` places; a copy has tails as wide as the longest. Neurons fire on very different
-    numbers of rows, so tails are full long before the average neuron needs them.
+    Lists in slices, and tails with room for a quarter of the lists and for four batches of `size`.
     """
     m, entry = p.network.n_hidden, 4.0 + p.itemsize
-    mean = count * p.alpha_last
-    longest = min(count, UNEVEN * mean, room)
-    compacts = min(count, UNEVEN * mean) + p.schedule.batch_size > room
-    tails, lists = m * room * entry, 8.0 * m * n_slices + entry * mean * m * compacts
-    copied = m * longest * (entry + 1)
-    saved = 8.0 * m + entry * mean * m * compacts + copied
-    compacting = {"tails": tails, "coefficients": 2 * lists, "compaction": 4.0 * m * room * compacts}
-    at_rest = {"tails": tails, "coefficients": lists, "best model": saved}
-    return compacting, at_rest, {**at_rest, "best model": 2 * saved + copied * (longest < room)}
+    mean, bounds = count * p.alpha_last, 8.0 * m * n_slices
+    room = max(TAIL, mean / LISTS_PER_TAIL) + STEPS * p.fired * size
+    tails, lists = m * room * entry, entry * mean * m
+    saved = lists + 8.0 * m + tails
+    compacting = {"tails": tails, "coefficients": 2 * lists + bounds, "compaction": 8.0 * m * room + 3 * bounds}
+    at_rest = {"tails": tails, "coefficients": lists + bounds, "best model": saved}
+    return compacting, at_rest, {**at_rest, "best model": 2 * saved}
 
 
 def _scan(p: Problem) -> list[dict[str, float]]:
@@ -98,7 +98,7 @@ def _scan(p: Problem) -> list[dict[str, float]]:
         panel = float(n * width * item) * (1 + p.nested)
         return {"panel": panel, "hidden": hidden + values, "entity panels": entities * width * item}
 
-    compacting, at_rest, saving = _lists(p, n, max(TAIL, size), (n - 1 >> bits_for(p.alpha_last, item)) + 1)
+    compacting, at_rest, saving = _lists(p, n, (n - 1 >> bits_for(p.alpha_last, item)) + 1, size)
     base = {"row norms": n * (16.0 + item + 4 * len(p.tables)), "tails": at_rest["tails"], "entity inner products": grams}
     most = evaluated(max(size, p.schedule.probe))
     state = {**base, "starting values": started, **most}
@@ -148,8 +148,7 @@ def _grid(p: Problem) -> list[dict[str, float]]:
     inner, outer, pairs = p.sides
     m, item = p.network.n_hidden, p.itemsize
     (rows, cells), lanes = grid_cells(p), grid_lanes(p)
-    busiest = min(1.0, UNEVEN * p.fired) * cells * pairs / (inner * outer)  # cells of a step that one neuron fires on
-    compacting, at_rest, saving = _lists(p, pairs, int(TAIL if busiest <= TAIL else 10 * busiest), inner)
+    compacting, at_rest, saving = _lists(p, pairs, inner, cells * pairs / (inner * outer))
     started = float(inner + outer) * m * max(p.rank, 1) * item
     state = {
         "row norms": 48.0 * p.n_rows, "tails": at_rest["tails"], "entity inner products": float(inner**2 + outer**2) * item,
@@ -161,7 +160,12 @@ def _grid(p: Problem) -> list[dict[str, float]]:
         {**state, "choosing the step": _tangent(p)},
         {**state, **compacting},
     ]
-    return [*stages, {**state, **compacting, **at_rest}, {**state, **saving}] if p.schedule.validation else stages
+    if p.schedule.validation:
+        strip, tile = LANES[-1] * float(inner + p.rank), LANES[-1] * float(min(PREDICT_ROWS, inner))
+        validating = {"validation": m * item * (strip + tile) + 3 * started}
+        best = {"best model": at_rest["best model"]}
+        stages += [{**state, **compacting, **best, **validating}, {**state, **at_rest, **validating}, {**state, **saving}]
+    return stages
 
 
 PEAK_STAGES: dict[str, Callable[[Problem], list[dict[str, float]]]] = {"dense": _dense, "scan": _scan, "grid": _grid}

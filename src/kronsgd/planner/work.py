@@ -18,6 +18,7 @@ class Work:
 
     gemm: float = 0  # flops in matrix products
     lanes: float = 0  # flops in sums of rows of a batch's width
+    tiles: float = 0  # flops in sums of such rows, several at a time
     moved: float = 0  # bytes of arrays that are passed over
     gathered: float = 0  # numbers picked one by one from all over a table
     scalar: float = 0  # operations one by one
@@ -26,7 +27,7 @@ class Work:
     @property
     def flops(self) -> float:
         """All floating-point operations."""
-        return self.gemm + self.lanes + self.scalar
+        return self.gemm + self.lanes + self.tiles + self.scalar
 
 
 def lanes_of(size: int) -> int:
@@ -36,13 +37,13 @@ def lanes_of(size: int) -> int:
 
 def _dense(p: Problem) -> dict[str, Work]:
     size, m, d = p.schedule.batch_size, p.network.n_hidden, p.d
-    blocks = -(-m // TILE)
+    tiles = -(-m // TILE)
     product = 2.0 * size * m * d
     pairs = float(size * m * p.itemsize)
     return {
-        "forward": Work(gemm=product, moved=p.itemsize * (m * d + 2.0 * size * d) + 4 * pairs, calls=10 + 4 * blocks),
+        "forward": Work(gemm=product, moved=p.itemsize * (0.5 * m * d + 2.5 * size * d) + 4 * pairs, calls=6 + 4 * tiles),
         "backward": Work(gemm=2.0 * size * m * p.network.n_outputs, moved=3 * pairs, calls=6),
-        "update": Work(gemm=product, moved=p.itemsize * (4.0 * m * d + 2.0 * size * d) + pairs, calls=5 + 2 * blocks),
+        "update": Work(gemm=product, moved=p.itemsize * (m * d + 2.5 * size * d) + pairs, calls=3 + 3 * tiles),
     }
 
 
@@ -56,11 +57,11 @@ def _scan(p: Problem) -> dict[str, Work]:
     fired = p.fired * size * m
     return {
         "panel": Work(
-            gemm=anew, moved=float(item * width * (n * p.passes + 2 * entities)), calls=12 + 4 * factors
+            gemm=anew, moved=item * width * (0.8 * n * p.passes + 6.0 * entities), calls=12 + 4 * factors
         ),
-        "start": Work(gathered=float(size * m * max(p.rank, 1) * len(p.tables)), calls=6),
-        "coefficients": Work(lanes=2.0 * width * (p.alpha * n * m + m * c), moved=float(3 * item * width * m), calls=12),
-        "record": Work(scalar=fired * (2 * c + math.log2(2 + p.alpha * n)) + m * width / 64, calls=15),
+        "start": Work(gathered=float(size * m * (1 if p.rank < 2 else 4 * p.rank) * len(p.tables)), calls=6),
+        "coefficients": Work(lanes=2.0 * width * (p.alpha * n * m + m * c), moved=1.5 * item * width * m, calls=12),
+        "record": Work(scalar=fired * (2 * c + math.log2(2 + p.alpha * n)) + m * width / 64, calls=3),
     }
 
 
@@ -73,7 +74,7 @@ def grid_cells(p: Problem) -> tuple[float, float]:
     """(tile rows, cells) of one step of blocks with about batch_size rows: unobserved pairs between them are visited too."""
     assert p.sides is not None
     inner, outer, _ = p.sides
-    width = min(grid_lanes(p), outer)
+    width = outer / -(-outer // grid_lanes(p))  # outer entities of a strip
     observed = p.n_rows * width / outer / inner  # rows of a strip at one inner entity
     rows = min(float(inner), max(1.0, p.schedule.block_size / max(observed, 1e-9)))
     return rows, rows * width
@@ -94,13 +95,13 @@ def _grid(p: Problem) -> dict[str, Work]:
     m, c, item, lanes = p.network.n_hidden, p.network.n_outputs, p.itemsize, grid_lanes(p)
     strips = -(-outer // lanes)
     rows, _ = grid_cells(p)
-    cells = math.ceil(rows / 4) * 4 * lanes
+    cells = rows * lanes
     fired = p.fired * cells * pairs / (inner * outer) * m
     share = strips / epoch_steps("grid", p)  # of a strip, for each step
     return {
-        "strip": Work(lanes=2.0 * lanes * p.alpha * pairs * m * share, moved=2.0 * item * m * inner * lanes * share, calls=10),
+        "strip": Work(lanes=2.0 * lanes * p.alpha * pairs * m * share, moved=item * m * inner * lanes * share, calls=10),
         "activate": Work(
-            gemm=2.0 * cells * (inner + p.network.init_rank + c) * m, moved=float(3 * item * cells * m), calls=20
+            tiles=2.0 * cells * (inner + p.network.init_rank + c) * m, moved=1.5 * item * cells * m, calls=90
         ),
         "record": Work(lanes=2.0 * lanes * fired, scalar=fired * (2 * c + 4) + m * rows, calls=15),
     }
