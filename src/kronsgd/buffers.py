@@ -17,13 +17,14 @@ class Buffers:
     """Named scratch arrays. They hold nothing between phases of a step and are never pickled."""
 
     def __init__(self) -> None:
-        self._kept: dict[str, NDArray[Any]] = {}
+        self._kept: dict[str, NDArray[Any] | None] = {}
 
     def take(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
         """A C-contiguous array of this shape, with whatever it held before."""
         size = math.prod(shape)
         kept = self._kept.get(name)
         if kept is None or kept.size < size or kept.dtype != dtype:
+            kept = self._kept[name] = None  # the old memory goes before the new comes
             kept = self._kept[name] = _aligned(size, np.dtype(dtype))
         return kept[:size].reshape(shape)
 

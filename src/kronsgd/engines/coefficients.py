@@ -18,8 +18,8 @@ from kronsgd.validation import check_array
 __all__ = ["Added", "Coefficients"]
 
 Array = NDArray[Any]
-# A tail has room for 64 rows, for a quarter of the list, and for four steps like the one that made it.
-TAIL, LISTS_PER_TAIL, STEPS = 64, 4, 4
+# A tail has room for 64 rows, for a quarter of the list, and for two steps like the one that made it.
+TAIL, LISTS_PER_TAIL, STEPS = 64, 4, 2
 MERGED = 17 / 16  # coefficients, in multiples of those in sorted lists, above which merging at an epoch's start pays
 SETTLING = threading.RLock()
 SMALLEST_SCALE = 1e-6  # of the decay factor, before it is multiplied into the coefficients
@@ -159,8 +159,10 @@ class Coefficients:
     def set_lists(self, indptr: Array, rows: Array, values: Array) -> None:
         """Take sorted lists in plain CSR."""
         if self.segments.n_slices > 1:
-            indptr, rows, values = _merged(self.segments, (*_whole(self.segments).arguments(), indptr, rows, values))
-        self.indptr, self.rows, self.values = indptr, rows, values
+            lists = _merged(self.segments, (*_whole(self.segments).arguments(), indptr, rows, values))
+        else:
+            lists = indptr.copy(), rows.copy(), values.copy()
+        self.indptr, self.rows, self.values = lists
 
     def matrix(self, n_rows: int) -> sp.csr_array:
         """α as a CSR matrix (m, n), float64."""
@@ -192,11 +194,11 @@ class Coefficients:
     def from_arrays(cls, arrays: Mapping[str, Array], segments: Segments, n_rows: int, dtype: str) -> Coefficients:
         """What `arrays` gave. ValueError where it does not fit this many neurons and rows."""
         n_hidden = len(segments.first)
-        indptr = check_array("indptr", arrays, (n_hidden + 1,), "i").astype(np.int64)
+        indptr = check_array("indptr", arrays, (n_hidden + 1,), "i").astype(np.int64, copy=False)
         if indptr[0] != 0 or (np.diff(indptr) < 0).any():
             raise ValueError("array 'indptr' does not grow from 0")
-        rows = check_array("rows", arrays, (int(indptr[-1]),), "i").astype(np.int32)
-        values = check_array("values", arrays, (int(indptr[-1]),), "f").astype(dtype)
+        rows = check_array("rows", arrays, (int(indptr[-1]),), "i").astype(np.int32, copy=False)
+        values = check_array("values", arrays, (int(indptr[-1]),), "f").astype(dtype, copy=False)
         tail_first = check_array("tail_first", arrays, (n_hidden + 1,), "i").astype(np.int64)
         tail_len = check_array("tail_len", arrays, (n_hidden,), "i").astype(np.int64)
         room = np.diff(tail_first)

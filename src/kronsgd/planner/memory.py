@@ -14,6 +14,7 @@ from kronsgd.engines.dense import TILE
 from kronsgd.engines.grid import PREDICT_ROWS
 from kronsgd.engines.segments import bits_for
 from kronsgd.initial import CACHE_BYTES
+from kronsgd.kernels.grid import ROWS
 from kronsgd.kernels.scan import LANES
 from kronsgd.parallel import n_threads
 from kronsgd.planner.problem import Problem, Table
@@ -23,6 +24,7 @@ __all__ = ["PEAK_STAGES", "peak_bytes"]
 
 Parts = Mapping[str, float]  # what takes the memory -> bytes
 SLACK, FIXED = 1.02, 768 * 1024  # for what is not counted: allocators, Python objects
+UNEVEN = 1.15  # mean room of a tail over that of a neuron that fires like the average one
 ROW_VECTORS = 9  # numbers of 8 bytes for each row: weights, shuffled order, batches, row numbers, norms
 TARGET_VECTORS = 4  # copies of the targets
 
@@ -69,11 +71,11 @@ def _lists(
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
     """α by neuron, of rows or cells: (while it is compacted, at rest and as the best model too, while that is saved).
 
-    Lists in slices, and tails with room for a quarter of the lists and for four batches of `size`.
+    Lists in slices, and tails with room for a quarter of the lists and for two batches of `size`.
     """
     m, entry = p.network.n_hidden, 4.0 + p.itemsize
     mean, bounds = count * p.alpha_last, 8.0 * m * n_slices
-    room = max(TAIL, mean / LISTS_PER_TAIL) + STEPS * p.fired * size
+    room = UNEVEN * max(TAIL, mean / LISTS_PER_TAIL, STEPS * p.fired * size)
     tails, lists = m * room * entry, entry * mean * m
     saved = lists + 8.0 * m + tails
     compacting = {"tails": tails, "coefficients": 2 * lists + bounds, "compaction": 8.0 * m * room + 3 * bounds}
@@ -81,8 +83,19 @@ def _lists(
     return compacting, at_rest, {**at_rest, "best model": 2 * saved}
 
 
+def _largest_batch(p: Problem) -> int:
+    """Rows of the largest batch: a block takes whole groups of inner entities."""
+    if not p.schedule.blocks or p.sides is None:
+        return p.schedule.batch_size
+    inner, outer, _ = p.sides
+    strip = p.n_rows / -(-outer // grid_lanes(p))
+    step = ROWS if inner * p.schedule.batch_size >= ROWS * strip else 1
+    units, parts = -(-inner // step), max(round(strip / p.schedule.batch_size), 1)
+    return min(p.n_rows, math.ceil(-(-units // parts) * strip / units))
+
+
 def _scan(p: Problem) -> list[dict[str, float]]:
-    m, n, item, rank, size = p.network.n_hidden, p.n_rows, p.itemsize, p.rank, p.schedule.batch_size
+    m, n, item, rank, size = p.network.n_hidden, p.n_rows, p.itemsize, p.rank, _largest_batch(p)
     entities = float(sum(table.entities for table in p.tables))
     grams, making_grams = _grams(p.kept(), item)
     started = sum(float(t.entities) for t in p.kept(m * max(rank, 1))) * m * item * max(rank, 1)
@@ -111,7 +124,7 @@ def _scan(p: Problem) -> list[dict[str, float]]:
     if p.schedule.validation:
         held = p.schedule.validation
         view = evaluated(min(PREDICT_BATCH, held))
-        tables = 2 * item * m * max(rank, 1) * sum(t.entities * (1 - math.exp(-held / t.entities)) for t in p.tables)
+        tables = 1.5 * item * m * max(rank, 1) * sum(t.entities * (1 - math.exp(-held / t.entities)) for t in p.tables)
         passing_new = 4 * view.pop("entity panels")  # in the tables' own precision, and then in tiles
         validating = {"validation": sum(view.values()) + max(passing_new, tables)}
         best = {"best model": at_rest["best model"]}
@@ -120,7 +133,7 @@ def _scan(p: Problem) -> list[dict[str, float]]:
 
 
 def _dense(p: Problem) -> list[dict[str, float]]:
-    m, n, item, d, size = p.network.n_hidden, p.n_rows, p.itemsize, float(p.d), p.schedule.batch_size
+    m, n, item, d, size = p.network.n_hidden, p.n_rows, p.itemsize, float(p.d), _largest_batch(p)
     block = max(size for _, _, size in p.network.block_sizes())
     weights, rows = m * d * item, n * d * item
     state = {"weights": 2 * weights, "rows of the product": rows}

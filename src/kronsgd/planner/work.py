@@ -41,8 +41,8 @@ def _dense(p: Problem) -> dict[str, Work]:
     product = 2.0 * size * m * d
     pairs = float(size * m * p.itemsize)
     return {
-        "forward": Work(gemm=product, moved=p.itemsize * (0.5 * m * d + 2.5 * size * d) + 4 * pairs, calls=6 + 4 * tiles),
-        "backward": Work(gemm=2.0 * size * m * p.network.n_outputs, moved=3 * pairs, calls=6),
+        "forward": Work(gemm=product, moved=p.itemsize * (0.5 * m * d + 2.5 * size * d) + 3.5 * pairs, calls=6 + 4 * tiles),
+        "backward": Work(gemm=2.0 * size * m * p.network.n_outputs, moved=2.5 * pairs, calls=6),
         "update": Work(gemm=product, moved=p.itemsize * (m * d + 2.5 * size * d) + pairs, calls=3 + 3 * tiles),
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from kronsgd.kernels.grid import ROWS
 from kronsgd.network import generator
 
 __all__ = ["BATCHINGS", "BLOCK_SIZE", "block_batches", "epoch_batches", "probe_batches"]
@@ -13,7 +14,6 @@ Index = NDArray[np.int64]
 BATCHINGS = ("random", "blocks")
 BLOCK_SIZE = 1024  # rows of a block where nothing else is asked for: 16 × 64 pairs
 WIDTHS = (16, 64)  # most outer entities of a block, for small and for large ones
-STEP = 4  # inner entities are taken four at a time, as the grid engine evaluates them
 
 
 def epoch_batches(
@@ -55,7 +55,7 @@ def _cut(rows: Index, inner: Index, n_inner: int, batch_size: int, rng: np.rando
     seen = np.flatnonzero(np.bincount(inner, minlength=n_inner))
     position = np.empty(n_inner, dtype=np.int64)
     position[seen] = np.arange(len(seen)) if rng is None else rng.permutation(len(seen))
-    step = STEP if len(seen) * batch_size >= STEP * len(rows) else 1  # four entities must not be more than a batch
+    step = ROWS if len(seen) * batch_size >= ROWS * len(rows) else 1  # the entities that the grid engine evaluates at once
     unit = position[inner] // step
     sizes = np.bincount(unit)
     n_parts = min(max(round(len(rows) / batch_size), 1), len(sizes))

@@ -197,6 +197,7 @@ class _Stopper:
         if value < self._best:
             self._best = value
             if self._validated:
+                self._kept = None  # the old best goes before the new comes
                 self._kept = {name: array.copy() for name, array in engine.arrays(state).items()}
         if self._waited < self._settings.n_iter_no_change:
             return None
