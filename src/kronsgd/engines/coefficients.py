@@ -18,8 +18,8 @@ from kronsgd.validation import check_array
 __all__ = ["Added", "Coefficients"]
 
 Array = NDArray[Any]
-# A tail has room for 64 rows, for a quarter of the list, and for two steps like the one that made it.
-TAIL, LISTS_PER_TAIL, STEPS = 64, 4, 2
+# A tail has room for 64 rows, for a quarter of the list, and for eight steps like the one that made it.
+TAIL, LISTS_PER_TAIL, STEPS = 64, 4, 8
 MERGED = 17 / 16  # coefficients, in multiples of those in sorted lists, above which merging at an epoch's start pays
 SETTLING = threading.RLock()
 SMALLEST_SCALE = 1e-6  # of the decay factor, before it is multiplied into the coefficients
@@ -108,33 +108,35 @@ class Coefficients:
     def make_room(self, added: NDArray[np.int64]) -> None:
         """See that neuron r's tail takes added[r] more rows, compacting if one is too full.
 
-        Tails get room in proportion to their lists, so that all compactions together cost no more than a few times nnz.
+        Tails get room in proportion to their lists, so that all compactions together cost no more than a few times nnz, and
+        keep it, because neurons take turns at firing on many rows that they know already.
         """
-        if (self.tail_len + added <= np.diff(self.tail_first)).all():
+        room = np.diff(self.tail_first)
+        if (self.tail_len + added <= room).all():
             return
         self.compact()
         lengths = np.diff(self.indptr)[self.segments.table].sum(axis=1)
-        room = np.maximum(np.maximum(TAIL, lengths // LISTS_PER_TAIL), added * STEPS)
+        room = np.maximum.reduce([room, np.full_like(room, TAIL), lengths // LISTS_PER_TAIL, added * STEPS])
         self.tail_first = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(room)])
         self.tail_rows = np.zeros(self.tail_first[-1], dtype=np.int32)
         self.tail_values = np.zeros(len(self.tail_rows), dtype=self.values.dtype)
 
     def compact(self) -> None:
         """Merge the tails into the sorted lists, cut into slices of the length that suits their density."""
-        self._move(self.segments.cut_for(self.nnz, self.values.itemsize))
+        lists = self.lists()
+        sizes, order = np.empty(len(self.indptr) - 1, dtype=np.int64), np.empty(len(self.tail_rows), dtype=np.int64)
+        kernels.merged_sizes(sizes, order, *lists[:4], *lists[6:9])
+        indptr, rows, values = _room(sizes, self.values.dtype)
+        kernels.compact(indptr, rows, values, order, *lists)
+        self.indptr, self.rows, self.values = indptr, rows, values
+        self.tail_len[:] = 0
+        self.rearrange(self.segments.cut_for(self.nnz, self.values.itemsize))
 
     def rearrange(self, segments: Segments) -> None:
-        """Go over to segments for more rows."""
-        if segments.n_slices == self.segments.n_slices:
-            self.segments = segments
-        else:
-            self._move(segments)
-
-    def _move(self, segments: Segments) -> None:
-        """Lists and tails together, as lists in these segments."""
-        self.indptr, self.rows, self.values = _merged(segments, self.lists())
+        """Go over to other segments."""
+        if (segments.n_slices, segments.slice_bits) != (self.segments.n_slices, self.segments.slice_bits):
+            self.indptr, self.rows, self.values = _cut(segments, self.segments, *self.lists()[3:6])
         self.segments = segments
-        self.tail_len[:] = 0
 
     def merge_long_tails(self) -> None:
         """Compact if the tails, which are read row by row from all over a panel, hold many of the coefficients."""
@@ -152,16 +154,15 @@ class Coefficients:
 
     def by_neuron(self) -> tuple[Array, Array, Array]:
         """The sorted lists in plain CSR: (indptr, rows, values)."""
-        if self.segments.n_slices == 1:
-            return self.lists()[3:6]
-        return _merged(_whole(self.segments), self.lists()[:6])
+        lists = self.lists()[3:6]
+        return lists if self.segments.n_slices == 1 else _cut(_whole(self.segments), self.segments, *lists)
 
     def set_lists(self, indptr: Array, rows: Array, values: Array) -> None:
         """Take sorted lists in plain CSR."""
-        if self.segments.n_slices > 1:
-            lists = _merged(self.segments, (*_whole(self.segments).arguments(), indptr, rows, values))
-        else:
+        if self.segments.n_slices == 1:
             lists = indptr.copy(), rows.copy(), values.copy()
+        else:
+            lists = _cut(self.segments, _whole(self.segments), indptr, rows, values)
         self.indptr, self.rows, self.values = lists
 
     def matrix(self, n_rows: int) -> sp.csr_array:
@@ -223,14 +224,17 @@ def _whole(segments: Segments) -> Segments:
     return Segments.consecutive(len(segments.first), 1, 31)
 
 
-def _merged(segments: Segments, lists: tuple[Any, ...]) -> tuple[Array, Array, Array]:
-    """(indptr, rows, values) of the same coefficients in other segments. lists: as kernels take them, with tails or without."""
-    m, values = len(segments.first), lists[5]
-    if len(lists) == 6:
-        lists = *lists, np.zeros(m + 1, dtype=np.int64), np.zeros(m, dtype=np.int64), np.zeros(0, dtype=np.int32), values[:0]
-    sizes, order = np.empty(m * segments.n_slices, dtype=np.int64), np.empty(len(lists[8]), dtype=np.int64)
-    kernels.merged_sizes(sizes, order, *segments.arguments(), *lists[:-1])
-    indptr = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
-    rows, merged = np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=values.dtype)
-    kernels.compact(indptr, rows, merged, order, *segments.arguments(), *lists)
-    return indptr, rows, merged
+def _cut(to: Segments, own: Segments, indptr: Array, rows: Array, values: Array) -> tuple[Array, Array, Array]:
+    """(indptr, rows, values) of the same coefficients in other segments."""
+    sizes = np.empty(len(to.first) * to.n_slices, dtype=np.int64)
+    kernels.cut_sizes(sizes, *to.arguments(), own.first, own.stride, indptr, rows)
+    lists = _room(sizes, values.dtype)
+    kernels.cut(*lists, *to.arguments(), own.first, own.stride, indptr, rows, values)
+    return lists
+
+
+def _room(sizes: NDArray[np.int64], dtype: Any) -> tuple[Array, Array, Array]:
+    """(indptr, rows, values) for segments of these sizes."""
+    indptr = np.zeros(len(sizes) + 1, dtype=np.int64)
+    np.cumsum(sizes, out=indptr[1:])
+    return indptr, np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=dtype)

@@ -16,7 +16,7 @@ from numba import njit, prange
 
 from kronsgd.kernels.simd import add_rows, equal_bits, lowest_bit, rectify
 
-__all__ = ["GROUPS", "LANES", "compact", "find", "forward", "merged_sizes", "neuron_gradient", "record"]
+__all__ = ["GROUPS", "LANES", "compact", "cut", "cut_sizes", "find", "forward", "merged_sizes", "neuron_gradient", "record"]
 
 LANES = (16, 64)  # widths with compiled code of their own: a row of that many batch columns stays in registers
 GROUPS = 16  # of blocks: the units of parallel work; more would walk the panel more often, fewer would idle threads
@@ -180,65 +180,84 @@ def find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: 
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def merged_sizes(
-    sizes: Any, order: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any, stride: Any, slice_bits: int,
-    indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any,
+    sizes: Any, order: Any, first: Any, stride: Any, slice_bits: int, indptr: Any, tail_first: Any, tail_len: Any,
+    tail_rows: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """sizes[segment] = number of lists' and tails' rows that new segments take; order sorts each neuron's tail by row.
+    """sizes[segment] = its length once the tails are merged in; order sorts each neuron's tail by row.
 
-    Shape: sizes (new segments,), order (room,). Cost: segments, nnz where slices change, and tail entries · ln(tail).
+    Shape: sizes (segments,), order (room,). Cost: segments + tail entries · ln(tail).
     """
-    m = len(tail_len)
-    n_slices, n_new = (len(indptr) - 1) // m, len(sizes) // m
-    for r in prange(m):
-        for k in range(n_new):
-            sizes[new_first[r] + k * new_stride[r]] = 0
-        for k in range(n_slices):
-            segment = first[r] + k * stride[r]
-            if new_bits == slice_bits:
-                sizes[new_first[r] + k * new_stride[r]] += indptr[segment + 1] - indptr[segment]
-            else:
-                for p in range(indptr[segment], indptr[segment + 1]):
-                    sizes[new_first[r] + (rows[p] >> new_bits) * new_stride[r]] += 1
+    for segment in prange(len(sizes)):
+        sizes[segment] = indptr[segment + 1] - indptr[segment]
+    for r in prange(len(tail_len)):
         start, end = tail_first[r], tail_first[r] + tail_len[r]
         order[start:end] = start + np.argsort(tail_rows[start:end], kind="mergesort")
         for q in range(start, end):
             i = tail_rows[order[q]]
             if q == start or i != tail_rows[order[q - 1]]:
-                sizes[new_first[r] + (i >> new_bits) * new_stride[r]] += 1
+                sizes[first[r] + (i >> slice_bits) * stride[r]] += 1
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def compact(
-    new_indptr: Any, new_rows: Any, new_alpha: Any, order: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any,
-    stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any,
-    tail_alpha: Any,
+    new_indptr: Any, new_rows: Any, new_alpha: Any, order: Any, first: Any, stride: Any, slice_bits: int, indptr: Any,
+    rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """Merge every neuron's tail and sorted lists into new lists, adding up tail entries of the same row.
+    """Merge every neuron's tail into its sorted lists, adding up tail entries of the same row.
 
-    Shape: lists (segments + 1,), (nnz,), (nnz,), tails (m + 1,), (m,), (room,), (room,). Cost: nnz + room.
+    Shape: lists (segments + 1,), (nnz,), (nnz,), tails (m + 1,), (m,), (room,), (room,). Cost: nnz, copied run by run, and
+    tail entries · ln(length of a list).
     """
-    m = len(tail_len)
-    for r in prange(m):
-        q, last, new_slice, out = tail_first[r], tail_first[r] + tail_len[r], -1, 0
-        for k in range((len(indptr) - 1) // m):
+    for r in prange(len(tail_len)):
+        q, last = tail_first[r], tail_first[r] + tail_len[r]
+        for k in range((len(indptr) - 1) // len(tail_len)):
             segment, end = first[r] + k * stride[r], (k + 1) << slice_bits
-            p = indptr[segment]
-            while True:
-                j = tail_rows[order[q]] if q < last else end
-                if p < indptr[segment + 1] and rows[p] < j:
-                    row, total = rows[p], alpha[p]
-                    p += 1
-                elif j < end:
-                    row, total = j, tail_alpha[order[q]]
+            p, stop, out = indptr[segment], indptr[segment + 1], new_indptr[segment]
+            while q < last and tail_rows[order[q]] < end:
+                j = tail_rows[order[q]]
+                n = np.searchsorted(rows[p:stop], j)
+                for c in range(n):
+                    new_rows[out + c], new_alpha[out + c] = rows[p + c], alpha[p + c]
+                p, out = p + n, out + n
+                new_rows[out], new_alpha[out] = j, tail_alpha[order[q]]
+                q += 1
+                while q < last and tail_rows[order[q]] == j:
+                    new_alpha[out] += tail_alpha[order[q]]
                     q += 1
-                    while q < last and tail_rows[order[q]] == j:
-                        total += tail_alpha[order[q]]
-                        q += 1
-                else:
-                    break
-                if row >> new_bits != new_slice:
-                    new_slice = row >> new_bits
-                    out = new_indptr[new_first[r] + new_slice * new_stride[r]]
-                new_rows[out] = row
-                new_alpha[out] = total
+                out += 1
+            for c in range(stop - p):
+                new_rows[out + c], new_alpha[out + c] = rows[p + c], alpha[p + c]
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def cut_sizes(
+    sizes: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any, stride: Any, indptr: Any, rows: Any
+) -> None:  # pragma: no cover
+    """sizes[segment] = number of the lists' rows that new segments take. Shape: sizes (new segments,). Cost: nnz."""
+    m = len(first)
+    for r in prange(m):
+        for k in range(len(sizes) // m):
+            sizes[new_first[r] + k * new_stride[r]] = 0
+        for k in range((len(indptr) - 1) // m):
+            segment = first[r] + k * stride[r]
+            for p in range(indptr[segment], indptr[segment + 1]):
+                sizes[new_first[r] + (rows[p] >> new_bits) * new_stride[r]] += 1
+
+
+@njit(cache=True, parallel=True, error_model="numpy")
+def cut(
+    new_indptr: Any, new_rows: Any, new_alpha: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any, stride: Any,
+    indptr: Any, rows: Any, alpha: Any,
+) -> None:  # fmt: skip  # pragma: no cover
+    """The same lists in new segments. Shape: lists (segments + 1,), (nnz,), (nnz,). Cost: nnz."""
+    m = len(first)
+    for r in prange(m):
+        now, out = -1, 0
+        for k in range((len(indptr) - 1) // m):
+            segment = first[r] + k * stride[r]
+            for p in range(indptr[segment], indptr[segment + 1]):
+                if rows[p] >> new_bits != now:
+                    now = rows[p] >> new_bits
+                    out = new_indptr[new_first[r] + now * new_stride[r]]
+                new_rows[out], new_alpha[out] = rows[p], alpha[p]
                 out += 1
