@@ -24,7 +24,7 @@ __all__ = ["PEAK_STAGES", "peak_bytes"]
 
 Parts = Mapping[str, float]  # what takes the memory -> bytes
 SLACK, FIXED = 1.02, 768 * 1024  # for what is not counted: allocators, Python objects
-UNEVEN = 1.15  # mean room of a tail over that of a neuron that fires like the average one; cubed: at its most
+UNEVEN = 1.1  # mean room of a tail over that of a neuron that fires like the average one, where it depends on one cause only
 ROW_VECTORS = 9  # numbers of 8 bytes for each row: weights, shuffled order, batches, row numbers, norms
 TARGET_VECTORS = 4  # copies of the targets
 
@@ -75,7 +75,8 @@ def _lists(
     """
     m, entry = p.network.n_hidden, 4.0 + p.itemsize
     mean, bounds = count * p.alpha_last, 8.0 * m * n_slices
-    room = UNEVEN * max(TAIL, mean / LISTS_PER_TAIL, UNEVEN**3 * STEPS * p.fired * size)
+    added = STEPS * p.fired * size
+    room = UNEVEN * max(TAIL, mean / LISTS_PER_TAIL, added) + (UNEVEN - 1) * 4 * (1 - p.fired) ** 2 * added
     tails, lists = m * room * entry, entry * mean * m
     saved = lists + 8.0 * m + tails
     compacting = {"tails": tails, "coefficients": 2 * lists + bounds, "compaction": 8.0 * m * room + 3 * bounds}
