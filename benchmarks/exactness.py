@@ -56,17 +56,21 @@ def main() -> None:
     """Loss × expression × batch size × initial weights × precision."""
     rows = []
     for dtype in ("float64", "float32"):
-        worst, differ, count = 0.0, 0, 0
+        worst, flipped, differ, count = 0.0, 0.0, 0, 0
         names = list(expressions(np.random.default_rng(0)))
         problems = product(LOSSES, names, [1, 16, 70], ["structured", "gaussian"])
         for seed, (loss, name, size, init) in enumerate(problems):
             rng = np.random.default_rng(seed)
             with threads():
                 error, n = compare(expressions(rng)[name], loss, size, init, dtype, rng)
-            worst, differ, count = max(worst, error), differ + n, count + 1
+            worst, flipped = (worst, max(flipped, error)) if n else (max(worst, error), flipped)
+            differ, count = differ + n, count + 1
         limit = 1e-12 if dtype == "float64" else 1e-5
         assert worst <= limit, (dtype, worst)
+        assert dtype == "float32" or differ == 0, differ
         rows.append({"precision": dtype, "problems": count, "steps each": STEPS, "largest ‖W − W′‖/‖W‖": worst,
-                     "allowed": limit, "pairs that fired in one engine only": differ})  # fmt: skip
+                     "allowed": limit, "pairs that fired in one engine only": differ,
+                     "largest difference of those problems": flipped})  # fmt: skip
     report("exactness", "scan takes the dense float64 engine's steps", "python -m benchmarks.run exactness", rows,
-           "Fired sets are compared at every step; in float32 a pair within rounding of the threshold may differ.")  # fmt: skip
+           "Fired sets are compared at every step; in float32 a pair within rounding of the threshold may fire in one engine "
+           "only, and from then on the two go their own ways: such problems are counted apart.")  # fmt: skip

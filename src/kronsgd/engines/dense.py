@@ -59,6 +59,7 @@ class DenseEngine(Engine):
         x = state.rows[rows] if view is None else _coordinates(state.basis, view[rows], state.normalize, network.dtype)
         hidden = np.empty((len(rows), network.n_hidden), dtype=network.dtype)
 
+        @np.errstate(over="ignore", invalid="ignore")  # the training loop sees what has diverged
         def outputs(own: slice) -> Array:
             z = x @ state.weights[own].T - np.asarray(network.threshold, dtype=network.dtype)
             hidden[:, own] = np.maximum(z, 0)

@@ -41,8 +41,8 @@ def _dense(p: Problem) -> dict[str, Work]:
     product = 2.0 * size * m * d
     pairs = float(size * m * p.itemsize)
     return {
-        "forward": Work(gemm=product, moved=p.itemsize * (0.5 * m * d + 2.5 * size * d) + 3.5 * pairs, calls=6 + 4 * tiles),
-        "backward": Work(gemm=2.0 * size * m * p.network.n_outputs, moved=2.5 * pairs, calls=6),
+        "forward": Work(gemm=product, moved=p.itemsize * (0.5 * m * d + 2.5 * size * d) + 3 * pairs, calls=6 + 4 * tiles),
+        "backward": Work(gemm=2.0 * size * m * p.network.n_outputs, moved=2 * pairs, calls=6),
         "update": Work(gemm=product, moved=p.itemsize * (m * d + 2.5 * size * d) + pairs, calls=3 + 3 * tiles),
     }
 
@@ -57,9 +57,9 @@ def _scan(p: Problem) -> dict[str, Work]:
     fired = p.fired * size * m
     return {
         "panel": Work(
-            gemm=anew, moved=item * width * (0.8 * n * p.passes + 6.0 * entities), calls=12 + 4 * factors
+            gemm=anew, moved=item * width * (0.8 * n * p.passes + 6.0 * entities), calls=16 + 4 * factors
         ),
-        "start": Work(gathered=float(size * m * (1 if p.rank < 2 else 4 * p.rank) * len(p.tables)), calls=6),
+        "start": Work(gathered=float(size * m * (1 if p.rank < 2 else 2 * p.rank) * len(p.tables)), calls=6),
         "coefficients": Work(lanes=2.0 * width * (p.alpha * n * m + m * c), moved=1.5 * item * width * m, calls=12),
         "record": Work(scalar=fired * (2 * c + math.log2(2 + p.alpha * n)) + m * width / 64, calls=3),
     }
