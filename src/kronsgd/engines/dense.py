@@ -72,6 +72,7 @@ class DenseEngine(Engine):
         state.basis.check_compatible(features)
         return features
 
+    @np.errstate(over="ignore", invalid="ignore")
     def backward(
         self, state: DenseState, activations: Activations, slopes: Array, step: float, alpha: float = 0.0
     ) -> Step:

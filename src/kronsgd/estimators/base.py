@@ -29,7 +29,6 @@ from kronsgd.network import TwoLayer, auto_threshold
 from kronsgd.parallel import threads
 from kronsgd.planner import Plan
 from kronsgd.training import (
-    BLOCK_SIZE,
     Diverged,
     History,
     Settings,
@@ -38,6 +37,7 @@ from kronsgd.training import (
     auto_learning_rate,
     automatic_horizon,
     hold_out,
+    rows_per_step,
     train,
 )
 from kronsgd.validation import check_integer
@@ -165,9 +165,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         )  # fmt: skip
 
     def _batch_size(self, n_rows: int) -> int:
-        if self.batch_size != "auto":
-            return min(int(self.batch_size), n_rows)
-        return min(max(64, min(BLOCK_SIZE, n_rows // 16)) if self._in_blocks else 64, n_rows)
+        return rows_per_step(self.batch_size, n_rows, self._in_blocks)
 
     @property
     def _in_blocks(self) -> bool:
@@ -337,12 +335,8 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         )
         warnings.warn(message, ConvergenceWarning, stacklevel=5)
 
-    def _run(
-        self, numbers: Rows, targets: Array, weights: Array, settings: Settings,
-        validation: Validation | None, first_epoch: int,
-    ) -> History:  # fmt: skip
-        loss = LOSSES[self._loss_name()]
-        return train(self._engine, self.state_, loss, numbers, targets, weights, settings, validation, first_epoch)
+    def _run(self, *how: Any) -> History:
+        return train(self._engine, self.state_, LOSSES[self._loss_name()], *how)
 
     def _record(self, history: History) -> None:
         self.history_ = [*self.history_, *history.records]

@@ -7,7 +7,7 @@ from typing import Any
 from kronsgd.features.base import Features
 from kronsgd.network import TwoLayer
 from kronsgd.planner import Plan, Schedule, make_plan
-from kronsgd.training import BLOCK_SIZE
+from kronsgd.training import rows_per_step
 from kronsgd.training.horizon import SAMPLE
 
 __all__ = ["measured_plan", "planned"]
@@ -16,9 +16,8 @@ __all__ = ["measured_plan", "planned"]
 def planned(model: Any, network: TwoLayer, features: Features) -> Plan:
     """What fitting `model` on these rows would cost with each engine."""
     n = features.n_rows
-    given = None if model.batch_size == "auto" else min(int(model.batch_size), n)
-    block = given or min(max(64, min(BLOCK_SIZE, n // 16)), n)
-    batch = block if model.batching == "blocks" else given or min(64, n)
+    block = rows_per_step(model.batch_size, n, blocks=True)
+    batch = rows_per_step(model.batch_size, n, model.batching == "blocks")
     probe = min(SAMPLE, n) if model.max_iter == "auto" else batch if model.learning_rate_init == "auto" else 0
     share = float(model.validation_fraction) if model.early_stopping else 0.0
     blocks = model.batching == "blocks" or model.engine == "grid"

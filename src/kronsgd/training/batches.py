@@ -8,12 +8,18 @@ from numpy.typing import NDArray
 from kronsgd.kernels.grid import ROWS
 from kronsgd.network import generator
 
-__all__ = ["BATCHINGS", "BLOCK_SIZE", "block_batches", "epoch_batches", "probe_batches"]
+__all__ = ["BATCHINGS", "block_batches", "epoch_batches", "probe_batches", "rows_per_step"]
 
 Index = NDArray[np.int64]
 BATCHINGS = ("random", "blocks")
 BLOCK_SIZE = 1024  # rows of a block where nothing else is asked for: 16 × 64 pairs
 WIDTHS = (16, 64)  # most outer entities of a block, for small and for large ones
+
+
+def rows_per_step(asked: int | str, n_rows: int, blocks: bool) -> int:
+    """Rows of a batch, about so many of a block; "auto" is 64, and for blocks a sixteenth of the rows, from 64 to 1,024."""
+    automatic = max(64, min(BLOCK_SIZE, n_rows // 16)) if blocks else 64
+    return min(automatic if asked == "auto" else int(asked), n_rows)
 
 
 def epoch_batches(

@@ -110,10 +110,7 @@ def train(
     history = History()
     stopper = _Stopper(settings, validation is not None)
     limit = TOO_LARGE * float(np.average(loss.value(np.zeros_like(targets), targets), weights=weights))
-    bar = tqdm(
-        total=settings.max_iter * len(targets), unit="row", unit_scale=True, disable=not settings.verbose,
-        mininterval=0.5 if sys.stderr.isatty() else 10,  # a log file needs no more
-    )  # fmt: skip
+    bar = _progress(settings, len(targets))
 
     def step(batch: NDArray[np.int64], rate: float) -> tuple[float, int]:
         history.n_steps += 1
@@ -122,15 +119,13 @@ def train(
 
     with bar, deferred_interrupt() as interrupted:
         for epoch in range(first_epoch, first_epoch + settings.max_iter):
-            seed = state.network.seed
             batches = epoch_batches(
-                len(targets), settings.batch_size, shuffle=settings.shuffle, seed=seed, epoch=epoch, cells=settings.cells
-            )
-            total, done = settings.max_iter * len(batches), (epoch - first_epoch) * len(batches)
+                len(targets), settings.batch_size, shuffle=settings.shuffle, seed=state.network.seed, epoch=epoch,
+                cells=settings.cells,
+            )  # fmt: skip
             started, sums = time.perf_counter(), np.zeros(2)
             engine.begin_epoch(state)
-            for t, batch in enumerate(batches, done):
-                rate = settings.learning_rate_init * schedule(settings.learning_rate, t, total)
+            for batch, rate in zip(batches, _rates(settings, epoch - first_epoch, len(batches)), strict=True):
                 sums += step(batch, rate)
                 if interrupted():
                     history.stop_reason = StopReason.INTERRUPTED
@@ -154,6 +149,22 @@ def train(
                 break
     stopper.restore_best(engine, state)
     return history
+
+
+def _progress(settings: Settings, n_rows: int) -> Any:
+    """A bar on the standard error, if asked for."""
+    return tqdm(
+        total=settings.max_iter * n_rows, unit="row", unit_scale=True, disable=not settings.verbose,
+        mininterval=0.5 if sys.stderr.isatty() else 10,  # a log file needs no more
+    )  # fmt: skip
+
+
+def _rates(settings: Settings, epoch: int, n_batches: int) -> list[float]:
+    """Step sizes of the epoch'th epoch of this training."""
+    total, done = settings.max_iter * n_batches, epoch * n_batches
+    return [
+        settings.learning_rate_init * schedule(settings.learning_rate, t, total) for t in range(done, done + n_batches)
+    ]
 
 
 def _loss_now(engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array) -> float:
