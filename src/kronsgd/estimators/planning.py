@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kronsgd.features.base import Features
+from kronsgd.features.sides import Sides
 from kronsgd.network import TwoLayer
 from kronsgd.planner import Plan, Schedule, make_plan
 from kronsgd.training import rows_per_step
@@ -14,13 +15,15 @@ __all__ = ["measured_plan", "planned"]
 
 
 def planned(model: Any, network: TwoLayer, features: Features) -> Plan:
-    """What fitting `model` on these rows would cost with each engine."""
+    """What fitting `model` on these rows would cost with each engine. ValueError for blocks of what has no pairs."""
     n = features.n_rows
     block = rows_per_step(model.batch_size, n, blocks=True)
-    batch = rows_per_step(model.batch_size, n, model.batching == "blocks")
+    blocks = model.batching == "blocks" or (model.batching == "auto" and model.engine == "grid")
+    if model.batching == "blocks":
+        Sides.of(features)  # ValueError where there are no pairs
+    batch = rows_per_step(model.batch_size, n, blocks)
     probe = min(SAMPLE, n) if model.max_iter == "auto" else batch if model.learning_rate_init == "auto" else 0
     share = float(model.validation_fraction) if model.early_stopping else 0.0
-    blocks = model.batching == "blocks" or model.engine == "grid"
     schedule = Schedule(batch, block, blocks, probe, validation=round(n * share / (1 - share)))
     return make_plan(
         network, features, schedule, normalize=bool(model.normalize), engine=model.engine, memory_limit=model.memory_limit

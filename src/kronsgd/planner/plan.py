@@ -96,11 +96,11 @@ class Plan:
         if reason:
             return EngineCost(engine, {}, math.inf, 1, math.inf, {}, reason)
         work = STEP_WORK[engine](p)
-        size = p.schedule.block_size if engine == "grid" else p.schedule.batch_size
+        size = p.schedule.block_size if engine == "grid" and p.schedule.blocks else p.schedule.batch_size
         seconds = sum(self.rates.seconds(w, p.itemsize, size) for w in work.values())
         memory, parts = peak_bytes(engine, p)
-        if engine == "grid" and not p.schedule.blocks:
-            return EngineCost(engine, work, seconds, epoch_steps(engine, p), memory, parts, 'only with batching="blocks"')
+        if engine == "grid" and self.wanted == "auto" and not p.schedule.blocks:
+            return EngineCost(engine, work, seconds, epoch_steps(engine, p), memory, parts, 'made for batching="blocks"')
         refused = "" if memory <= self.memory_limit else f"needs more than {describe_bytes(self.memory_limit)}"
         return EngineCost(engine, work, seconds, epoch_steps(engine, p), memory, parts, refused)
 

@@ -74,15 +74,17 @@ def grid_cells(p: Problem) -> tuple[float, float]:
     """(tile rows, cells) of one step of blocks with about batch_size rows: unobserved pairs between them are visited too."""
     assert p.sides is not None
     inner, outer, _ = p.sides
-    width = outer / -(-outer // grid_lanes(p))  # outer entities of a strip
-    observed = p.n_rows * width / outer / inner  # rows of a strip at one inner entity
+    strips = -(-outer // grid_lanes(p))
+    if not p.schedule.blocks:  # random rows fall into all strips
+        return (rows := float(min(p.schedule.batch_size, inner * strips))), rows * outer / strips
+    observed = p.n_rows / strips / inner  # rows of a strip at one inner entity
     rows = min(float(inner), max(1.0, p.schedule.block_size / max(observed, 1e-9)))
-    return rows, rows * width
+    return rows, rows * outer / strips
 
 
 def epoch_steps(engine: str, p: Problem) -> int:
     """Batches that visit every row once; blocks never reach over several strips."""
-    if engine != "grid":
+    if engine != "grid" or not p.schedule.blocks:
         return -(-p.n_rows // p.schedule.batch_size)
     assert p.sides is not None
     inner, outer, _ = p.sides
@@ -97,7 +99,7 @@ def _grid(p: Problem) -> dict[str, Work]:
     rows, _ = grid_cells(p)
     cells = rows * lanes
     fired = p.fired * cells * pairs / (inner * outer) * m
-    share = strips / epoch_steps("grid", p)  # of a strip, for each step
+    share = strips / epoch_steps("grid", p) if p.schedule.blocks else strips  # strips made, for each step
     return {
         "strip": Work(lanes=2.0 * lanes * p.alpha * pairs * m * share, moved=item * m * inner * lanes * share, calls=10),
         "activate": Work(
