@@ -333,15 +333,17 @@ def test_matrix_adds_lists_tails_and_scale():
     assert coefficients.nnz == 5
 
 
-def test_what_a_step_adds_may_wait_for_the_next_forward_pass():
-    """Asking for the coefficients between steps changes nothing that follows, to the last bit."""
+@pytest.mark.parametrize("options", [{}, {"train_output": True, "n_outputs": 3}, {"dtype": "float32"}])
+def test_what_a_step_adds_may_wait_for_the_next_forward_pass(monkeypatch, options):
+    """Asking for the coefficients between steps changes nothing that follows, to the last bit, whatever the rows' order."""
+    monkeypatch.setattr(segments_module, "SLICE_BITS", (3, 3))
     states = []
     for asks in (False, True):
-        network, features, targets = problem()
-        engine = ScanEngine()
+        network, features, targets = problem(**options)
+        engine, rng = ScanEngine(), np.random.default_rng(5)
         state = engine.initialize(network, features)
         for k in range(30):
-            step(engine, state, targets, np.arange(k % 20, k % 20 + 10))
+            step(engine, state, targets, rng.integers(30, size=20))
             if asks and k % 3 == 0:
                 assert state.coefficients.nnz > 0
         assert (state.coefficients.added is None) == (asks and (k % 3 == 0))
@@ -349,6 +351,38 @@ def test_what_a_step_adds_may_wait_for_the_next_forward_pass():
         assert state.coefficients.added is None
     for name, array in states[0].items():
         np.testing.assert_array_equal(array, states[1][name])
+
+
+def test_arrays_that_would_lead_out_of_bounds_are_refused():
+    network, features, targets = problem()
+    engine = ScanEngine()
+    state = engine.initialize(network, features)
+    steps(engine, state, targets, 30)
+    state.coefficients.compact()
+    arrays = {name: array.copy() for name, array in engine.arrays(state).items()}
+    longest = int(np.argmax(np.diff(arrays["indptr"])))
+    own = slice(arrays["indptr"][longest], arrays["indptr"][longest + 1])
+    rows = arrays["rows"].astype(np.int64)
+    backwards = rows.copy()
+    backwards[own] = backwards[own][::-1]
+    for bad, message in (
+        ({"rows": backwards}, "not sorted"), ({"rows": rows + 2**32}, "outside"), ({"scale": np.zeros(1)}, "scale"),
+        ({"tail_first": arrays["tail_first"] * 10**6}, "tail_len"), ({"slice_bits": np.array([6])}, "slices"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            engine.restore(engine.initialize(network, features), {**arrays, **bad})
+    engine.restore(engine.initialize(network, features), {**arrays, "rows": rows})
+
+
+def test_a_batch_may_repeat_rows_more_often_than_there_are_rows():
+    network, features, targets = problem(threshold=-3.0)
+    engine = ScanEngine()
+    state = engine.initialize(network, features)
+    for _ in range(2):
+        step(engine, state, targets, np.random.default_rng(0).integers(30, size=400))
+    again = engine.initialize(network, features)
+    engine.restore(again, engine.arrays(state))
+    np.testing.assert_array_equal(engine.outputs(again, features), engine.outputs(state, features))
 
 
 def test_threads_predict_while_a_step_waits():

@@ -337,3 +337,20 @@ def test_auto_batching_follows_the_engine():
     assert relative(models["scan"].hidden_weights(), same.hidden_weights()) > 1e-3
     with pytest.raises(ValueError, match="batching"):
         trained("scan", X, target(X), batching="block")
+
+
+def test_forward_after_forward_over_a_part_of_the_last_strip():
+    """Strips of 64 lanes with few entities must not be read as strips of 16 lanes."""
+    rng = np.random.default_rng(0)
+    X = Dense(rng.normal(size=(7, 3)))[np.repeat(np.arange(7), 70)] * Dense(rng.normal(size=(70, 4)))[np.tile(np.arange(70), 7)]
+    network = TwoLayer(n_hidden=64, threshold=0.5, dtype="float64")
+    outputs = []
+    for engine in (GridEngine(), DenseEngine()):
+        state = engine.initialize(network, X)
+        for k in range(6):
+            rows = np.arange(k * 80, k * 80 + 80)
+            activations = engine.forward(state, rows)
+            engine.update(state, engine.backward(state, activations, np.ones((80, 1)), 1.0))
+        engine.forward(state, np.arange(70))
+        outputs.append(engine.forward(state, np.array([68])).outputs)
+    np.testing.assert_allclose(*outputs, rtol=1e-10)

@@ -14,7 +14,7 @@ CACHE_LINE = 64  # bytes
 
 
 class Buffers:
-    """Named scratch arrays. They hold nothing between phases of a step and are never pickled."""
+    """Named scratch arrays. What `take` gives holds nothing between the phases of a step. Never pickled."""
 
     def __init__(self) -> None:
         self._kept: dict[str, NDArray[Any] | None] = {}

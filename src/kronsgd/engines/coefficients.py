@@ -21,6 +21,7 @@ Array = NDArray[Any]
 # A tail has room for 64 rows, for a quarter of the list, and for eight steps like the one that made it.
 TAIL, LISTS_PER_TAIL, STEPS = 64, 4, 8
 MERGED = 17 / 16  # coefficients, in multiples of those in sorted lists, above which merging at an epoch's start pays
+REPEATED = 4096  # rows of a batch that may repeat fewer different ones
 SETTLING = threading.RLock()
 SMALLEST_SCALE = 1e-6  # of the decay factor, before it is multiplied into the coefficients
 
@@ -177,7 +178,7 @@ class Coefficients:
         return sp.csr_array((main + tail.tocsr()) * self.scale)
 
     def arrays(self) -> dict[str, Array]:
-        """All of it under plain names."""
+        """All of it under plain names; some of these arrays change with the next step."""
         indptr, rows, values = self.by_neuron()
         places = self._tail_places()
         return {
@@ -198,24 +199,32 @@ class Coefficients:
         indptr = check_array("indptr", arrays, (n_hidden + 1,), "i").astype(np.int64, copy=False)
         if indptr[0] != 0 or (np.diff(indptr) < 0).any():
             raise ValueError("array 'indptr' does not grow from 0")
-        rows = check_array("rows", arrays, (int(indptr[-1]),), "i").astype(np.int32, copy=False)
+        rows = check_array("rows", arrays, (int(indptr[-1]),), "i")
         values = check_array("values", arrays, (int(indptr[-1]),), "f").astype(dtype, copy=False)
         tail_first = check_array("tail_first", arrays, (n_hidden + 1,), "i").astype(np.int64)
         tail_len = check_array("tail_len", arrays, (n_hidden,), "i").astype(np.int64)
-        room = np.diff(tail_first)
-        if tail_first[0] != 0 or (tail_len < 0).any() or (tail_len > room).any() or room.max() > TAIL + STEPS * n_rows:
+        room, most = np.diff(tail_first), TAIL + STEPS * max(n_rows, REPEATED)
+        if tail_first[0] != 0 or (tail_len < 0).any() or (tail_len > room).any() or room.max() > most:
             raise ValueError("array 'tail_len' does not fit the tails")
-        tail_rows = check_array("tail_rows", arrays, (int(tail_len.sum()),), "i").astype(np.int32)
+        tail_rows = check_array("tail_rows", arrays, (int(tail_len.sum()),), "i")
         tail_values = check_array("tail_values", arrays, tail_rows.shape, "f").astype(dtype)
         if any(len(r) and not 0 <= r.min() <= r.max() < n_rows for r in (rows, tail_rows)):
             raise ValueError(f"coefficients point outside the {n_rows} training rows")
+        inside = np.ones(max(len(rows) - 1, 0), dtype=bool)  # of a list: not from one neuron's last to the next one's first
+        inside[indptr[1:-1][(indptr[1:-1] > 0) & (indptr[1:-1] < len(rows))] - 1] = False
+        if (np.diff(rows)[inside] <= 0).any():
+            raise ValueError("array 'rows' is not sorted within each neuron's list")
+        scale = float(check_array("scale", arrays, (1,), "f")[0])
+        if not 0 < abs(scale) < np.inf:
+            raise ValueError(f"array 'scale' holds {scale}, not a factor")
+        rows = rows.astype(np.int32, copy=False)
         c = cls.empty(segments.cut(int(check_array("slice_bits", arrays, (1,), "i")[0])), dtype)
         c.set_lists(indptr, rows, values)
         c.tail_first, c.tail_len = tail_first, tail_len
         c.tail_rows, c.tail_values = np.zeros(tail_first[-1], dtype=np.int32), np.zeros(tail_first[-1], dtype=dtype)
         places = c._tail_places()
         c.tail_rows[places], c.tail_values[places] = tail_rows, tail_values
-        c.scale = float(check_array("scale", arrays, (1,), "f")[0])
+        c.scale = scale
         return c
 
 

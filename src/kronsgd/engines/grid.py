@@ -240,8 +240,9 @@ def _numbers(segments: Segments, inner: NDArray[np.int64], outer: NDArray[np.int
 
 def _strip(state: GridState, cells: Cells, tile: Tile, lanes: int) -> Strip:
     """The strip in use if it is over these outer entities, else a new one in its place."""
-    if cells.strip is not None and np.array_equal(cells.strip.outer, tile.outer):
-        return cells.strip
+    kept = cells.strip
+    if kept is not None and kept.h.shape[2] == lanes and np.array_equal(kept.outer, tile.outer):
+        return kept
     network, tables = state.network, cells.tables
     gram = cells.buffer("gram", len(tables.outer_gram), lanes)
     gram[:, : len(tile.outer)] = tables.outer_gram[:, tile.outer]

@@ -75,7 +75,7 @@ def _slice_bits_of(batch: Any, slopes: Any, slice_bits: int, n_slices: int) -> A
     return out
 
 
-@njit(cache=True, error_model="numpy", inline="always")
+@njit(cache=True, fastmath={"contract"}, error_model="numpy", inline="always")
 def _add(
     bits: Any, t: int, r: int, slopes: Any, a: Any, batch: Any, first: Any, stride: Any, slice_bits: int, indptr: Any,
     rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
@@ -137,21 +137,24 @@ def neuron_gradient(out: Any, hidden: Any, fired: Any, slopes: Any, bounds: Any)
                         out[r, c] += hidden[t, r, s] * slopes[t, c, s]
 
 
-@njit(cache=True, parallel=True, error_model="numpy")
+@njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def record(
     fired: Any, slopes: Any, a: Any, batch: Any, first: Any, stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any,
     tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, batch[i]] += Σ_c slopes[t, c, s]·a[r, c] for every fired pair (i = t·L + s).
 
-    A row already in one of neuron r's sorted lists is found by bisection; a new one goes to the tail, which must have room.
+    A row already in one of neuron r's sorted lists is looked for with `find`; a new one goes to the tail, which must have
+    room. Slice by slice, as `forward` does it, so that both give the same bits.
     Shape: fired (T, m) bits, slopes (T, C, L), a (m, C), batch (S,), first and stride (m,), lists (segments + 1,), (nnz,),
-    (nnz,), tails (m + 1,), (m,), (room,), (room,). Cost: T·m + fired pairs · (2·C + ln(nnz per neuron)).
+    (nnz,), tails (m + 1,), (m,), (room,), (room,). Cost: slices·T·m + fired pairs · (2·C + ln(nnz per neuron)).
     """
+    in_slice = _slice_bits_of(batch, slopes, slice_bits, (len(indptr) - 1) // len(first))
     for r in prange(len(first)):
-        for t in range(len(fired)):
-            _add(fired[t, r], t, r, slopes, a, batch, first, stride, slice_bits, indptr, rows, alpha, tail_first, tail_len,
-                 tail_rows, tail_alpha)  # fmt: skip
+        for k in range(len(in_slice)):
+            for t in range(len(fired)):
+                _add(fired[t, r] & in_slice[k, t], t, r, slopes, a, batch, first, stride, slice_bits, indptr, rows, alpha,
+                     tail_first, tail_len, tail_rows, tail_alpha)  # fmt: skip
 
 
 @njit(cache=True, error_model="numpy", inline="always")
