@@ -157,7 +157,7 @@ def record(
                      tail_first, tail_len, tail_rows, tail_alpha)  # fmt: skip
 
 
-@njit(cache=True, error_model="numpy")  # not inlined into what is inlined itself: Numba does that for one type only
+@njit(cache=True, error_model="numpy")
 def find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: no cover
     """The place of row i in the sorted rows[low:high], or −1: a look around a guess and its surroundings, else bisection."""
     near = max(low, min(guess - WINDOW // 2, high - WINDOW))
