@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from kronsgd.kernels.scan import LANES, find
+from kronsgd.kernels.lists import add_entry
+from kronsgd.kernels.scan import LANES
 from kronsgd.kernels.simd import add_products, add_rows, lowest_bit, prefetch, rectify
 
 __all__ = ["activate", "build_strip", "record"]
@@ -123,14 +124,8 @@ def _make_record(lanes: int) -> Any:
                         lane[n_fired], value[n_fired] = s, total
                         n_fired += 1
                         cell = (p << bits) + outer[s]
-                        k = find(rows, cell, low, high, low + ((high - low) * outer[s] >> bits))
-                        if k >= 0:
-                            alpha[k] += total
-                        elif total != 0:
-                            end = tail_first[r] + tail_len[r]
-                            tail_rows[end] = cell
-                            tail_alpha[end] = total
-                            tail_len[r] += 1
+                        guess = low + ((high - low) * outer[s] >> bits)
+                        add_entry(total, cell, r, low, high, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
                     if live:
                         add_rows(width, h, (r * n_inner + p) * width, own, lane, value, 0, n_fired, 0)
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
-from kronsgd.kernels.simd import add_rows, equal_bits, lowest_bit, rectify
+from kronsgd.kernels.lists import add_entry
+from kronsgd.kernels.simd import add_rows, lowest_bit, rectify
 
-__all__ = ["GROUPS", "LANES", "compact", "cut", "cut_sizes", "find", "forward", "merged_sizes", "neuron_gradient", "record"]
+__all__ = ["GROUPS", "LANES", "compact", "cut", "cut_sizes", "forward", "merged_sizes", "neuron_gradient", "record"]
 
 LANES = (16, 64)  # widths with compiled code of their own: a row of that many batch columns stays in registers
 GROUPS = 16  # of blocks: the units of parallel work; more would walk the panel more often, fewer would idle threads
-WINDOW, LOOKS = 16, 4  # entries looked at at once, first around the place that evenly spread rows would have, and how often
 
 
 def _make_forward(lanes: int) -> Any:
@@ -94,14 +94,8 @@ def _add(
         i = batch[t * slopes.shape[2] + s]
         segment = first[r] + (i >> slice_bits) * stride[r]
         low, high = indptr[segment], indptr[segment + 1]
-        p = find(rows, i, low, high, low + ((high - low) * (i & within) >> slice_bits))
-        if p >= 0:
-            alpha[p] += value
-        elif value != 0:
-            end = tail_first[r] + tail_len[r]
-            tail_rows[end] = i
-            tail_alpha[end] = value
-            tail_len[r] += 1
+        guess = low + ((high - low) * (i & within) >> slice_bits)
+        add_entry(value, i, r, low, high, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
 
 
 _FORWARD = {lanes: _make_forward(lanes) for lanes in LANES}
@@ -144,7 +138,7 @@ def record(
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, batch[i]] += Σ_c slopes[t, c, s]·a[r, c] for every fired pair (i = t·L + s).
 
-    A row already in one of neuron r's sorted lists is looked for with `find`; a new one goes to the tail, which must have
+    A row already in one of neuron r's sorted lists is looked for with `lists.find`; a new one goes to the tail, which must have
     room. Slice by slice, as `forward` does it, so that both give the same bits.
     Shape: fired (T, m) bits, slopes (T, C, L), a (m, C), batch (S,), first and stride (m,), lists (segments + 1,), (nnz,),
     (nnz,), tails (m + 1,), (m,), (room,), (room,). Cost: slices·T·m + fired pairs · (2·C + ln(nnz per neuron)).
@@ -155,30 +149,6 @@ def record(
             for t in range(len(fired)):
                 _add(fired[t, r] & in_slice[k, t], t, r, slopes, a, batch, first, stride, slice_bits, indptr, rows, alpha,
                      tail_first, tail_len, tail_rows, tail_alpha)  # fmt: skip
-
-
-@njit(cache=True, error_model="numpy")
-def find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: no cover
-    """The place of row i in the sorted rows[low:high], or −1: a look around a guess and its surroundings, else bisection."""
-    near = max(low, min(guess - WINDOW // 2, high - WINDOW))
-    for _ in range(LOOKS):
-        if near + WINDOW > len(rows):
-            break
-        here = equal_bits(WINDOW, rows, near, i)
-        if here != 0:
-            return near + lowest_bit(here) if near + lowest_bit(here) < high else -1
-        if near > low and rows[near] > i:
-            near = max(low, near - WINDOW)
-        elif near + WINDOW < high and rows[near + WINDOW - 1] < i:
-            near += WINDOW
-        else:
-            return -1
-    length = high - low
-    while length > 1:  # without branches, which would be mispredicted half of the time
-        half = length >> 1
-        low += half * np.int64(rows[low + half] <= i)
-        length -= half
-    return low if length == 1 and rows[low] == i else -1
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
