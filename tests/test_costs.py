@@ -192,7 +192,7 @@ def test_factors_over_one_index_are_multiplied_once_per_entity(monkeypatch):
             counter = Counter(patch)
             step(1)
         over_rows = [call[2] for call in counter.calls if call[0] in ("set_rows", "multiply_rows", "add_rows")]
-        in_one_pass = [call[3][0] for call in counter.calls if call[0] == "panel_tiles"]  # rows of its index
+        in_one_pass = [call[3][1] for call in counter.calls if call[0] == "panel_tiles"]  # columns of its index
         assert sum(panel[1] <= N_ENTITIES for panel in over_rows) + sum(in_one_pass) == gathers
 
 

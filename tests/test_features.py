@@ -19,7 +19,8 @@ from kronsgd import RBF, Dense, Features, Kernel, OneHot, Sparse, Tanimoto
 from kronsgd.features import Constant, Power, Product, Sum
 from kronsgd.features import gram as gram_module
 from kronsgd.features.gram import RowGram
-from kronsgd.features.serialize import append_rows, compress, features_from_state, features_state, prototype
+from kronsgd.features.known import append_rows
+from kronsgd.features.serialize import compress, features_from_state, features_state, prototype
 from kronsgd.parallel import threads
 from kronsgd.testing import check_features
 

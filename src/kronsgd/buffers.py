@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 __all__ = ["Buffers"]
 
 CACHE_LINE = 64  # bytes
+SPARE = 4  # an array that grows by less than a quarter gets a quarter more, for it may well go on growing
 
 
 class Buffers:
@@ -24,8 +25,9 @@ class Buffers:
         size = math.prod(shape)
         kept = self._kept.get(name)
         if kept is None or kept.size < size or kept.dtype != dtype:
+            creeping = kept is not None and kept.dtype == dtype and size * SPARE <= kept.size * (SPARE + 1)
             kept = self._kept[name] = None  # the old memory goes before the new comes
-            kept = self._kept[name] = _aligned(size, np.dtype(dtype))
+            kept = self._kept[name] = _aligned(size + creeping * (size // SPARE), np.dtype(dtype))
         return kept[:size].reshape(shape)
 
     def take_other(self, name: str, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:

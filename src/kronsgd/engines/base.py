@@ -70,6 +70,12 @@ class Engine(ABC):
     def begin_epoch(self, state: Any) -> None:  # noqa: B027 (most engines have nothing to do)
         """Called by the training loop before the first batch of every epoch."""
 
+    def stream(self, state: Any, on: bool) -> None:  # noqa: B027
+        """Called before (on) and after (off) rows of a stream, which come once: keep nothing for later visits to them.
+
+        Between the two, steps are the same to the last bit whether or not the model was saved before.
+        """
+
     @abstractmethod
     def forward(self, state: Any, rows: NDArray[np.int64], view: Any = None) -> Activations:
         """Phase 2: fired neurons and outputs on training rows, or on rows of a `view`."""

@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
 from kronsgd.features.base import Features
 from kronsgd.features.gram import inverse_norms
+from kronsgd.features.growth import added_rows
 from kronsgd.features.serialize import compress, prototype
+from kronsgd.growing import Growing
 from kronsgd.initial import MAX_COORDINATES, InitialWeights, coordinate_dim
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import map_threads
@@ -28,10 +30,15 @@ TILE = 256  # neurons of one product
 class DenseState(State):
     """Explicit weights and rows."""
 
-    rows: Array  # (n, d) unit-norm coordinates
+    coordinates: Growing  # (n, d) of unit norm
     basis: Features  # what new rows' coordinates refer to
     start: Array  # (m, d) W(0)
     weights: Array  # (m, d) W
+
+    @property
+    def rows(self) -> Array:
+        """Unit-norm coordinates. Shape: (n, d)."""
+        return self.coordinates.array
 
 
 class DenseEngine(Engine):
@@ -51,7 +58,8 @@ class DenseEngine(Engine):
         start = InitialWeights(network, basis).hidden_weights().astype(network.dtype)
         return DenseState(
             network=network, features=features, normalize=normalize, output_weights=network.output_weights(),
-            rows=_coordinates(basis, features, normalize, network.dtype), basis=basis, start=start, weights=start.copy(),
+            coordinates=Growing(_coordinates(basis, features, normalize, network.dtype)), basis=basis, start=start,
+            weights=start.copy(),
         )  # fmt: skip
 
     def forward(self, state: DenseState, rows: NDArray[np.int64], view: Features | None = None) -> Activations:
@@ -94,10 +102,8 @@ class DenseEngine(Engine):
             state.output_weights = state.output_weights + step.output_weights
 
     def extend(self, state: DenseState, features: Features) -> DenseState:
-        added = features[len(state.rows) :]
-        state.rows = np.concatenate([
-            state.rows, _coordinates(state.basis, added, state.normalize, state.network.dtype)
-        ])  # fmt: skip
+        added = added_rows(features, len(state.rows))
+        state.coordinates.append(_coordinates(state.basis, added, state.normalize, state.network.dtype))
         state.features = features
         return state
 

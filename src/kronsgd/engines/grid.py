@@ -95,6 +95,10 @@ class GridEngine(Engine):
         """Forget the strip: an epoch starts alike whether or not the model was saved before it."""
         state.cells.strip = None
 
+    def stream(self, state: GridState, on: bool) -> None:
+        """Forget the strip, as before an epoch."""
+        state.cells.strip = None
+
     def sides(self, state: GridState) -> Sides:
         return state.cells.sides
 

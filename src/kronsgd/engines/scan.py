@@ -76,6 +76,10 @@ class ScanEngine(Engine):
         """Sort what is new."""
         state.coefficients.merge_long_tails()
 
+    def stream(self, state: ScanState, on: bool) -> None:
+        """Do without inner products between all entities, which take as many for a new one as there are."""
+        state.gram.caching = state.start.caching = not on
+
     def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> ScanActivations:
         network, alpha, bounds = state.network, state.coefficients, state.network.blocks
         lanes = next((w for w in kernels.LANES if len(rows) <= w), kernels.LANES[-1])
@@ -123,11 +127,12 @@ class ScanEngine(Engine):
             state.output_weights = state.output_weights + step.output_weights
 
     def extend(self, state: ScanState, features: Features) -> ScanState:
+        """Cost: that of the new rows, where `features` has grown in place; now and then that of a copy of everything."""
+        state.initial.prototype.check_compatible(features)
         state.features = features
-        state.gram = RowGram(features, state.network.dtype, state.normalize)
-        state.start = state.initial.values(features, state.normalize, state.network.dtype)
-        alpha = state.coefficients
-        alpha.rearrange(Segments.of(state.network.blocks, features.n_rows, alpha.segments.slice_bits))
+        state.gram.extend(features)
+        state.start.extend(features)
+        state.coefficients.rearrange(state.coefficients.segments.over(features.n_rows))
         return state
 
     def hidden(self, state: ScanState, activations: Activations) -> Array:

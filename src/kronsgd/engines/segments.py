@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,12 @@ class Segments:
         """Plain CSR, each neuron's list from slice to slice."""
         stride = np.ones(n_hidden, dtype=np.int64)
         return cls(np.arange(n_hidden) * n_slices, stride, slice_bits, n_slices, n_slices << slice_bits)
+
+    def over(self, n_rows: int) -> Segments:
+        """For so many rows of the same neuron blocks, in slices of the same length."""
+        if self.bounds is not None and max(n_rows - 1 >> self.slice_bits, 0) + 1 != self.n_slices:
+            return Segments.of(self.bounds, n_rows, self.slice_bits)
+        return replace(self, n_rows=n_rows)
 
     def cut(self, slice_bits: int) -> Segments:
         """The same rows in other slices. ValueError for slices of a length that cannot be."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -22,8 +22,9 @@ from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
 from kronsgd.estimators.pairs import PairScores
 from kronsgd.estimators.parameters import check_known, check_params, unchanged_on_error
 from kronsgd.estimators.planning import measured_plan, planned
+from kronsgd.estimators.stream import grow, partial_fit
 from kronsgd.features.base import Features
-from kronsgd.features.serialize import append_rows
+from kronsgd.features.known import KnownRows
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer, auto_threshold
 from kronsgd.parallel import threads
@@ -38,6 +39,7 @@ from kronsgd.training import (
     automatic_horizon,
     hold_out,
     rows_per_step,
+    snapshot,
     train,
 )
 from kronsgd.validation import check_integer
@@ -54,6 +56,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
     """Base of KronRegressor and KronClassifier; see there for the parameters."""
 
     registry: ClassVar[dict[str, type[KronEstimator]]] = {}
+    _known: KnownRows | None = None  # the keys of the state's rows, made when first needed and never pickled
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -137,6 +140,9 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
     def _restore_own(self, own: dict[str, Any]) -> None:
         raise NotImplementedError
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_known"}
+
     # Parameters --------------------------------------------------------------------------------------------------------
 
     def set_params(self, **params: Any) -> Self:
@@ -205,7 +211,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
                 )
             if warm:
                 self._check_same_network()
-            numbers = self._grow(features) if warm else self._start(features, rows, targets.shape[1], seed)
+            numbers = grow(self, features) if warm else self._start(features, rows, targets.shape[1], seed)
             if not warm or self.learning_rate_init != "auto":
                 self._set_learning_rate(weights)
             if self.max_iter != "auto":
@@ -216,30 +222,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         return self
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
-        """One pass over the rows in the order given, at a constant step; new rows and entities are welcome."""
-        check_params(self)
-        first = not hasattr(self, "state_")
-        rows = read_rows(self, X, reset=first)
-        y = self._read_targets(y, len(rows))
-        weights = check_weights(sample_weight, len(rows))
-        targets = self._encode(y, weights, reset=first)
-        with threads(self.n_jobs):
-            features = self._features(rows, weights, reset=first)
-            n_outputs = targets.shape[1]
-            numbers = self._start(features, rows, n_outputs, self._draw_seed()) if first else self._grow(features)
-            if first or self.learning_rate_init != "auto":
-                self._set_learning_rate(weights)
-            settings = replace(self._settings(numbers, 1), shuffle=False, learning_rate="constant", verbose=False)
-            before = self._snapshot()
-            try:
-                history = self._run(numbers, targets, weights, settings, None, self.n_iter_)
-            except Diverged:
-                self._engine.restore(self.state_, before)
-                history = History(stop_reason=StopReason.DIVERGED)
-                self._warn_of_divergence("partial_fit")
-            if history.stop_reason is StopReason.MAX_ITER:
-                history.stop_reason = StopReason.PARTIAL
-            self._record(history)
+        partial_fit(self, X, y, sample_weight)
         return self
 
     def features(self, X: Any) -> Features:
@@ -277,16 +260,10 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype, seed)
         self.engine_ = planned(self, network, features).choose()
         self.state_ = self._engine.initialize(network, features, bool(self.normalize))
+        self._known = None
         self.n_iter_, self.threshold_ = 0, network.threshold
         self.history_: list[dict[str, float]] = []
         return np.arange(features.n_rows)
-
-    def _grow(self, features: Features) -> Rows:
-        """The state over these rows too; returns the row number of each."""
-        merged, numbers = append_rows(self.state_.features, features)
-        if merged.n_rows > self.state_.features.n_rows:
-            self.state_ = self._engine.extend(self.state_, merged)
-        return numbers
 
     def _set_learning_rate(self, weights: Array) -> None:
         if self.learning_rate_init != "auto":
@@ -310,7 +287,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         self, numbers: Rows, targets: Array, weights: Array, validation: Validation | None, first_epoch: int
     ) -> None:
         """Train; with learning_rate_init="auto", start again at half the step after a divergence."""
-        before = self._snapshot()
+        before = snapshot(self._engine, self.state_)
         tries = RETRIES if self.learning_rate_init == "auto" else 0
         for attempt in range(tries + 1):
             settings = self._settings(numbers, self.max_iter_)
@@ -325,10 +302,6 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         self.stop_reason_ = StopReason.DIVERGED
         self._warn_of_divergence("fit")
 
-    def _snapshot(self) -> dict[str, Array]:
-        """What training has changed so far, to come back to."""
-        return {name: array.copy() for name, array in self._engine.arrays(self.state_).items()}
-
     def _warn_of_divergence(self, call: str) -> None:
         message = (
             f"learning_rate_init={self.learning_rate_:.3g}: {StopReason.DIVERGED.value} The model is as it was before {call}."
@@ -339,7 +312,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         return train(self._engine, self.state_, LOSSES[self._loss_name()], *how)
 
     def _record(self, history: History) -> None:
-        self.history_ = [*self.history_, *history.records]
+        self.history_.extend(history.records)
         self.n_iter_ += len(history.records)
         self.stop_reason_ = history.stop_reason
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from kronsgd.buffers import Buffers
 from kronsgd.features.base import Features, Power, Sum
 from kronsgd.features.grouping import Combination, Group, group_by_index, groups, product_groups
+from kronsgd.features.growth import added_rows, regrouped, starts_with
+from kronsgd.growing import Growing
 from kronsgd.kernels import panels, products
 
 __all__ = ["RowGram", "inverse_norms", "tiled"]
@@ -43,23 +45,63 @@ class RowGram:
     """
 
     def __init__(self, features: Features, dtype: Any, normalize: bool = True) -> None:
-        self.features, self.dtype, self.normalize = features, np.dtype(dtype), normalize
-        self.inverse_norms = inverse_norms(features, normalize)
-        self._row_scale = self.inverse_norms.astype(self.dtype)
-        self._tree = group_by_index(features)
+        self.dtype, self.normalize = np.dtype(dtype), normalize
+        self.caching = True  # False where rows come once: inner products between entities are then made for each panel
+        self._build(features)
+
+    def _build(self, features: Features) -> None:
+        norms = inverse_norms(features, self.normalize)
+        self._norms, self._scales = Growing(norms), Growing(norms.astype(self.dtype))
+        self._set_rows(features, group_by_index(features))
+        self._lay_out([group.n_entities for group in self._product])
+
+    def _set_rows(self, features: Features, tree: Group | Combination) -> None:
+        self.features, self._tree = features, tree
         self._position = {id(leaf): i for i, leaf in enumerate(features.leaves())}
-        self._index = {id(g): np.arange(g.n_entities) if g.index is None else g.index for g in groups(self._tree)}
+        self._index = {id(g): np.arange(g.n_entities) if g.index is None else g.index for g in groups(tree)}
+        self._product = product_groups(tree)  # these are multiplied in one pass over the rows
         self._cached: dict[int, Array | None] = {}  # group -> inner products of its entities; None: made on first use
-        self._product = product_groups(self._tree)  # these are multiplied in one pass over the rows
-        self._stack_starts = np.cumsum([0] + [group.n_entities for group in self._product[:-1]])
-        if self._product:
-            indices = [self._index[id(g)] + start for g, start in zip(self._product, self._stack_starts, strict=True)]
-            self._stack_index = np.stack(indices).astype(np.int32)
         left = CACHE_BYTES
-        for group in sorted(groups(self._tree), key=lambda g: g.n_entities):
+        for group in sorted(groups(tree), key=lambda g: g.n_entities):
             left -= group.n_entities**2 * self.dtype.itemsize
             if left >= 0:
                 self._cached[id(group)] = None
+
+    def _lay_out(self, room: list[int]) -> None:
+        """Where each group's entities lie in the stack of all, with room for so many of each."""
+        self._room, self._stack_starts = room, np.cumsum([0, *room])[:-1]
+        self._stack_index = Growing(self._stacked_rows(slice(None)))
+
+    def _stacked_rows(self, rows: slice) -> Array:
+        """Places of the rows' entities in the stack. Shape: (rows, groups), int32."""
+        indices = [self._index[id(g)][rows] + start for g, start in zip(self._product, self._stack_starts, strict=True)]
+        return np.ascontiguousarray(np.array(indices, dtype=np.int32).T)
+
+    def extend(self, features: Features) -> None:
+        """Take more rows: `features` starts with those known. Cost: that of the new rows, where tables have grown in place.
+
+        Inner products between entities that were kept are dropped, for each new entity would take as many as there are.
+        """
+        n = self.n_rows
+        leaves = dict(zip(map(id, self.features.leaves()), features.leaves(), strict=True))
+        tree = regrouped(self._tree, leaves, (n, features.n_rows)) if starts_with(features, self.features) else None
+        if tree is None:
+            self._build(features)
+            return
+        self._set_rows(features, tree)
+        norms = inverse_norms(added_rows(features, n), self.normalize)
+        self._norms.append(norms)
+        self._scales.append(norms.astype(self.dtype))
+        sizes = [group.n_entities for group in self._product]
+        if all(size <= room for size, room in zip(sizes, self._room, strict=True)):
+            self._stack_index.append(self._stacked_rows(slice(n, None)))
+        else:
+            self._lay_out([2 * size for size in sizes])
+
+    @property
+    def inverse_norms(self) -> Array:
+        """1/‖x_j‖ of each row. Shape: (n,), float64."""
+        return self._norms.array
 
     def _entity_gram(self, group: Group) -> Array:
         gram = self._cached[id(group)]
@@ -90,15 +132,14 @@ class RowGram:
         norms = self.inverse_norms[rows] if new is None else inverse_norms(new[rows], self.normalize)
         column_scale = tiled(norms[None, :], lanes, self.dtype)  # (tiles, 1, lanes)
         if self._product:
-            n_entities = sum(group.n_entities for group in self._product)
-            stack = buffers.take("entity panels", (n_tiles, n_entities, lanes), self.dtype)
+            stack = buffers.take("entity panels", (n_tiles, sum(self._room), lanes), self.dtype)
             for group, start in zip(self._product, self._stack_starts, strict=True):
                 self._entity_panel(group, rows, new, stack[:, start : start + group.n_entities])
             stack[:, : self._product[0].n_entities] *= column_scale
-            products.panel_tiles(out, stack, self._stack_index, self._row_scale)
+            products.panel_tiles(out, stack, self._stack_index.array, self._scales.array)
             return out
         self._fill(self._tree, out, rows, new)
-        panels.power_scale(out, 1, self._row_scale, column_scale[:, 0])
+        panels.power_scale(out, 1, self._scales.array, column_scale[:, 0])
         return out
 
     def _fill(self, tree: Group | Combination, out: Array, rows: NDArray[np.int64], new: Features | None) -> None:
@@ -122,7 +163,7 @@ class RowGram:
 
     def _entity_panel(self, group: Group, rows: NDArray[np.int64], new: Features | None, out: Array) -> Array:
         """Inner products of the group's entities with those of the batch. Shape: out (tiles, entities, lanes)."""
-        if new is None and id(group) in self._cached:
+        if new is None and self.caching and id(group) in self._cached:
             panels.copy_columns(out, self._entity_gram(group), group.entity_rows(rows))
             return out
         others = list((self.features if new is None else new).leaves())

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kronsgd.features.base import Features
 from kronsgd.features.leaf import Array, Leaf
+from kronsgd.growing import Room
 from kronsgd.parallel import matmul
 from kronsgd.validation import as_float_matrix, check_array, check_choice, check_finite, check_real
 
@@ -137,18 +138,26 @@ class Kernel(SpanLeaf):
     def n_coordinates(self) -> int:
         return self.n_anchors
 
-    def _panel(self, codes: NDArray[np.int64]) -> Array:
-        """Kernel values of entities with all anchors. Shape: (|codes|, anchors)."""
-        return self.gram[codes] if not len(self.cross) else np.concatenate([self.gram, self.cross])[codes]
+    def _panel(self, codes: NDArray[np.int64], anchors: NDArray[np.int64] | None = None) -> Array:
+        """Kernel values of entities with the given anchors (None: all). Shape: (|codes|, |anchors|). Cost: theirs."""
+        old, columns = codes < self.n_anchors, slice(None) if anchors is None else anchors
+        gram, cross = codes[old], codes[~old] - self.n_anchors
+        if anchors is not None:
+            gram, cross = gram[:, None], cross[:, None]
+        if old.all():
+            return np.asarray(self.gram[gram, columns])
+        out = np.empty((len(codes), self.n_anchors if anchors is None else len(anchors)))
+        out[old], out[~old] = self.gram[gram, columns], self.cross[cross, columns]
+        return out
 
     def entity_inner(self, other: Kernel, mine: Any, others: Any) -> Array:
         a, b = self.codes[mine], other.codes[others]
         known, theirs = b < self.n_anchors, a < self.n_anchors
         if known.all():
-            return self._panel(a)[:, b]
+            return self._panel(a, b)
         out = np.empty((len(a), len(b)))
-        out[:, known] = self._panel(a)[:, b[known]]
-        out[np.ix_(theirs, ~known)] = other._panel(b[~known])[:, a[theirs]].T
+        out[:, known] = self._panel(a, b[known])
+        out[np.ix_(theirs, ~known)] = other._panel(b[~known], a[theirs]).T
         root = self.inverse_root()
         out[np.ix_(~theirs, ~known)] = matmul(self._panel(a[~theirs]) @ root, (other._panel(b[~known]) @ root).T)
         return out
@@ -200,11 +209,14 @@ class Kernel(SpanLeaf):
         return out
 
     def append_entities(self, other: Kernel) -> Self:
+        return self.grow(other, Room())
+
+    def grow(self, other: Kernel, room: Room) -> Self:
         out = copy.copy(self)
         moved = np.where(other.codes < self.n_anchors, other.codes, other.codes + len(self.cross))
-        out.codes, out.index = np.concatenate([self.codes, moved]), None
-        out.cross = np.concatenate([self.cross, other.cross])
-        out.self_similarity = np.concatenate([self.self_similarity, other.self_similarity])
+        out.codes, out.index = room.append("codes", self.codes, moved), None
+        out.cross = room.append("cross", self.cross, other.cross)
+        out.self_similarity = room.append("self_similarity", self.self_similarity, other.self_similarity)
         return out
 
     def entity_keys(self) -> list[bytes]:
@@ -264,7 +276,10 @@ class VectorKernel(SpanLeaf):
         return self._over(self.array[entities])
 
     def append_entities(self, other: VectorKernel) -> Self:
-        return self._over(np.concatenate([self.array, other.array.astype(self.array.dtype, copy=False)]))
+        return self.grow(other, Room())
+
+    def grow(self, other: VectorKernel, room: Room) -> Self:
+        return self._over(room.append("array", self.array, other.array))
 
     def _over(self, array: Array) -> Self:
         out = copy.copy(self)

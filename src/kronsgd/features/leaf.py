@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.features.base import Features, describe_dim
+from kronsgd.growing import Room, begins_with
 from kronsgd.parallel import matmul
 
 __all__ = ["Leaf"]
@@ -76,6 +77,24 @@ class Leaf(Features):
     def entity_project(self, basis: Any, entities: Any, weights: Array) -> Array:
         """Coordinates of my entities times `weights` (n_coordinates, p). Shape: (|entities|, p)."""
         return matmul(self.entity_coordinates(basis, entities), weights)
+
+    def project_blocks(self, basis: Any, entities: Any, weights: Array) -> Array:
+        """`entity_project` for several weights. Shape: weights (blocks, n_coordinates, p) -> (blocks, |entities|, p).
+
+        Each block is a product of its own: its bits do not depend on how many others there are.
+        """
+        if type(self).entity_project is Leaf.entity_project:
+            return np.asarray(np.matmul(self.entity_coordinates(basis, entities), weights))
+        return np.stack([self.entity_project(basis, entities, block) for block in weights])
+
+    def grow(self, other: Self, room: Room) -> Self:
+        """As `append_entities`, within `room` where the leaf can: then the cost is that of the entities of `other`."""
+        return self.append_entities(other)
+
+    def begins_with(self, known: Leaf) -> bool:
+        """Whether my first entities are those of `known`, a leaf of the same space. Cost: see `growing.begins_with`."""
+        mine, its = self.state()[0], known.state()[0]
+        return mine.keys() == its.keys() and all(begins_with(mine[name], its[name]) for name in mine)
 
     def prototype(self) -> Self:
         """One row over the entities that a basis needs: one for spaces with coordinates, the anchors for a kernel."""

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kronsgd.features.base import Features
 from kronsgd.features.leaf import Leaf
+from kronsgd.growing import Room
 from kronsgd.parallel import matmul
 from kronsgd.validation import as_float_matrix, check_array, check_finite
 
@@ -102,7 +103,10 @@ class Dense(Leaf):
         return self._over(self.array[entities])
 
     def append_entities(self, other: Dense) -> Self:
-        return self._over(np.concatenate([self.array, other.array.astype(self.array.dtype, copy=False)]))
+        return self.grow(other, Room())
+
+    def grow(self, other: Dense, room: Room) -> Self:
+        return self._over(room.append("array", self.array, other.array))
 
     def _over(self, array: Array) -> Self:
         out = copy.copy(self)
@@ -177,7 +181,15 @@ class Sparse(Leaf):
         return self._over(self.matrix[entities])
 
     def append_entities(self, other: Sparse) -> Self:
-        return self._over(sp.csr_array(sp.vstack([self.matrix, other.matrix])))
+        return self.grow(other, Room())
+
+    def grow(self, other: Sparse, room: Room) -> Self:
+        mine, its = self.matrix, other.matrix
+        if mine.nnz + its.nnz > np.iinfo(mine.indptr.dtype).max:  # scipy goes over to wider numbers
+            return self._over(sp.csr_array(sp.vstack([mine, its.astype(mine.dtype)])))
+        data, indices = room.append("data", mine.data, its.data), room.append("indices", mine.indices, its.indices)
+        indptr = room.append("indptr", mine.indptr, mine.indptr[-1] + its.indptr[1:])
+        return self._over(sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, self.dim)))
 
     def _over(self, matrix: Any) -> Self:
         out = copy.copy(self)
@@ -225,6 +237,9 @@ class OneHot(Leaf):
     def entity_project(self, basis: Any, entities: Any, weights: Array) -> Array:
         return weights[self.codes[entities]]
 
+    def project_blocks(self, basis: Any, entities: Any, weights: Array) -> Array:
+        return weights[:, self.codes[entities]]
+
     def entity_coordinates(self, basis: Any, entities: Any) -> Array:
         return (self.codes[entities][:, None] == np.arange(self.n_categories)).astype(np.float32)
 
@@ -239,7 +254,10 @@ class OneHot(Leaf):
         return self._over(self.codes[entities])
 
     def append_entities(self, other: OneHot) -> Self:
-        return self._over(np.concatenate([self.codes, other.codes]))
+        return self.grow(other, Room())
+
+    def grow(self, other: OneHot, room: Room) -> Self:
+        return self._over(room.append("codes", self.codes, other.codes))
 
     def _over(self, codes: NDArray[np.int64]) -> Self:
         out = copy.copy(self)

@@ -1,4 +1,4 @@
-"""Feature expressions as named arrays and JSON, and appending rows with entities shared."""
+"""Feature expressions as named arrays and JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kronsgd.features.base import Constant, Features, Power, Product, Sum
 from kronsgd.features.leaf import Leaf
 
-__all__ = ["append_rows", "compress", "features_from_state", "features_state", "prototype"]
+__all__ = ["compress", "features_from_state", "features_state", "map_leaves", "prototype"]
 
 Array = NDArray[Any]
 NODES: dict[str, type[Any]] = {"Product": Product, "Sum": Sum}
@@ -76,48 +76,3 @@ def compress(features: Features) -> Features:
         return leaf.select_entities(entities).with_index(index.astype(np.int64))
 
     return map_leaves(features, used)
-
-
-def append_rows(features: Features, other: Features) -> tuple[Features, NDArray[np.int64]]:
-    """(`features` with those rows of `other` that it lacks appended, row number of each row of `other`).
-
-    Equal entities are stored once, and so are equal rows: a stream that repeats rows does not grow.
-    """
-    features.check_compatible(other)
-    other = compress(other)
-    leaves, others = list(features.leaves()), list(other.leaves())
-    merged = [_merge_entities(mine, its) for mine, its in zip(leaves, others, strict=True)]
-    mine = np.stack([m[1] for m in merged], axis=1)
-    its = np.stack([m[2] for m in merged], axis=1)
-    known = {row.tobytes(): i for i, row in reversed(list(enumerate(mine)))}
-    numbers = np.empty(len(its), dtype=np.int64)
-    fresh: list[int] = []
-    for i, row in enumerate(its):
-        key = row.tobytes()
-        if key not in known:
-            known[key] = len(mine) + len(fresh)
-            fresh.append(i)
-        numbers[i] = known[key]
-    indices = iter(zip([m[0] for m in merged], np.concatenate([mine, its[fresh]]).T, strict=True))
-
-    def extended(leaf: Leaf) -> Leaf:
-        table, index = next(indices)
-        return table.with_index(np.ascontiguousarray(index))
-
-    return map_leaves(features, extended), numbers
-
-
-def _merge_entities(leaf: Leaf, other: Leaf) -> tuple[Leaf, NDArray[np.int64], NDArray[np.int64]]:
-    """(leaf over both tables with equal entities once, entity of each row of `leaf`, of `other`)."""
-    keys: dict[bytes, int] = {}
-    mine = np.array([keys.setdefault(key, e) for e, key in enumerate(leaf.entity_keys())], dtype=np.int64)
-    fresh: list[int] = []
-    theirs = np.empty(other.n_entities, dtype=np.int64)
-    own_precision = leaf.append_entities(other).select_entities(leaf.n_entities + np.arange(other.n_entities))
-    for e, key in enumerate(own_precision.entity_keys()):
-        if key not in keys:
-            keys[key] = leaf.n_entities + len(fresh)
-            fresh.append(e)
-        theirs[e] = keys[key]
-    table = leaf.append_entities(own_precision.select_entities(np.array(fresh, dtype=np.int64))) if fresh else leaf
-    return table, mine[leaf.rows], theirs[other.rows]

@@ -21,22 +21,22 @@ AHEAD = 4  # rows between asking for a row of a table, which caches rarely hold,
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def panel_tiles(out: Any, stack: Any, index: Any, row_scale: Any) -> None:  # pragma: no cover
-    """out[t, j, :] = row_scale[j] · Π_g stack[t, index[g, j], :].
+    """out[t, j, :] = row_scale[j] · Π_g stack[t, index[j, g], :].
 
-    Shape: out (T, n, L), stack (T, E, L), index (G, n), row_scale (n,). Cost: G·n·T·L; free of every factor's dimension.
+    Shape: out (T, n, L), stack (T, E, L), index (n, G), row_scale (n,). Cost: G·n·T·L; free of every factor's dimension.
     """
     for j in prange(out.shape[1]):
         for t in range(out.shape[0]):
-            first, scale = index[0, j], row_scale[j]
-            if index.shape[0] == 2:
-                second = index[1, j]
+            first, scale = index[j, 0], row_scale[j]
+            if index.shape[1] == 2:
+                second = index[j, 1]
                 for s in range(out.shape[2]):
                     out[t, j, s] = scale * stack[t, first, s] * stack[t, second, s]
                 continue
             for s in range(out.shape[2]):
                 out[t, j, s] = scale * stack[t, first, s]
-            for g in range(1, index.shape[0]):
-                row = index[g, j]
+            for g in range(1, index.shape[1]):
+                row = index[j, g]
                 for s in range(out.shape[2]):
                     out[t, j, s] *= stack[t, row, s]
 

@@ -17,7 +17,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from kronsgd.engines.base import Engine
-from kronsgd.features.serialize import append_rows
+from kronsgd.features.known import append_rows
 from kronsgd.losses import Loss
 from kronsgd.network import generator
 from kronsgd.training.learning_rate import schedule_mean, tangent_kernel

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
-from kronsgd.engines.base import Engine
+from kronsgd.engines.base import Activations, Engine
 from kronsgd.features.base import Features
 from kronsgd.losses import Loss
 from kronsgd.network import generator
@@ -21,7 +21,10 @@ from kronsgd.training.interrupt import deferred_interrupt
 from kronsgd.training.learning_rate import schedule
 from kronsgd.training.stopping import StopReason
 
-__all__ = ["Diverged", "History", "Settings", "Validation", "hold_out", "train", "train_step"]
+__all__ = [
+    "Diverged", "History", "Settings", "Validation", "epoch_record", "finite", "hold_out", "loss_limit", "loss_now", "train",
+    "train_step",
+]  # fmt: skip
 
 Array = NDArray[Any]
 logger = logging.getLogger("kronsgd")
@@ -46,6 +49,7 @@ class Settings:
     n_iter_no_change: int = 10
     verbose: bool = False
     cells: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # (inner, outer) entity of each row: train on blocks
+    stream: bool = False  # rows as they come, of which no epoch begins
 
 
 @dataclass(frozen=True)
@@ -92,14 +96,29 @@ def train_step(
     The penalty is (alpha/2) Σ_r ‖(γ/√m)(w_r − w_r(0))‖²: on what is learned, in the units of the network's function.
     Raises Diverged, with the state untouched, if the network's answers are not finite.
     """
-    activations = engine.forward(state, rows)
-    if not np.isfinite(activations.outputs).all():
-        raise Diverged
+    activations = finite(engine.forward(state, rows))
     value = float((loss.value(activations.outputs, targets) * weights).sum())
     slopes = loss.derivative(activations.outputs, targets) * (weights / len(rows))[:, None]
     n_fired = activations.n_fired  # `backward` may reuse the activations' memory
     engine.update(state, engine.backward(state, activations, slopes, rate, alpha * state.network.scale**2))
     return value, n_fired
+
+
+def finite(activations: Activations) -> Activations:
+    """The activations; raises Diverged if the network's answers are not finite."""
+    if not np.isfinite(activations.outputs).all():
+        raise Diverged
+    return activations
+
+
+def loss_limit(loss: Loss, targets: Array, weights: Array) -> float:
+    """The mean loss above which training has diverged: TOO_LARGE times that of answering 0 to these targets, or to ones.
+
+    A single row's target may well be next to 0; targets are scaled to a variance of 1.
+    """
+    one = np.ones((1, targets.shape[1]))
+    zero = float(np.average(loss.value(np.zeros_like(targets), targets), weights=weights))
+    return TOO_LARGE * max(zero, float(loss.value(0 * one, one)[0]))
 
 
 def train(
@@ -109,7 +128,7 @@ def train(
     """Train `state` in place on its `rows`. Shapes: rows (n,), targets (n, C), weights (n,) with mean 1. Raises Diverged."""
     history = History()
     stopper = _Stopper(settings, validation is not None)
-    limit = TOO_LARGE * float(np.average(loss.value(np.zeros_like(targets), targets), weights=weights))
+    limit = loss_limit(loss, targets, weights)
     bar = _progress(settings, len(targets))
 
     def step(batch: NDArray[np.int64], rate: float) -> tuple[float, int]:
@@ -124,21 +143,22 @@ def train(
                 cells=settings.cells,
             )  # fmt: skip
             started, sums = time.perf_counter(), np.zeros(2)
-            engine.begin_epoch(state)
+            if not settings.stream:
+                engine.begin_epoch(state)
             for batch, rate in zip(batches, _rates(settings, epoch - first_epoch, len(batches)), strict=True):
                 sums += step(batch, rate)
                 if interrupted():
                     history.stop_reason = StopReason.INTERRUPTED
                     logger.warning("stopped: %s", history.stop_reason.value)
                     return history
-            record = _record(epoch, sums, len(targets), state.network.n_hidden, rate, time.perf_counter() - started)
+            record = epoch_record(epoch, sums, len(targets), state.network.n_hidden, rate, time.perf_counter() - started)
             if validation is not None:
                 record["validation_loss"] = _validation_loss(engine, state, loss, validation)
             history.records.append(record)
             bar.set_postfix_str(_postfix(record))
             logger.info("epoch %d: %s", epoch + 1, _postfix(record))
             last = batches[-1]  # its loss is taken again: the step itself may have thrown it off
-            if max(record["loss"], _loss_now(engine, state, loss, rows[last], targets[last], weights[last])) > limit:
+            if max(record["loss"], loss_now(engine, state, loss, rows[last], targets[last], weights[last])) > limit:
                 raise Diverged
             if sums[1] == 0:
                 history.stop_reason = StopReason.SILENT
@@ -167,14 +187,14 @@ def _rates(settings: Settings, epoch: int, n_batches: int) -> list[float]:
     ]
 
 
-def _loss_now(engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array) -> float:
+def loss_now(engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array) -> float:
     """Mean weighted loss on some training rows; infinite where the answers are not finite."""
     outputs = engine.forward(state, rows).outputs
     value = float((loss.value(outputs, targets) * weights).sum()) / len(rows)
     return value if np.isfinite(value) else np.inf
 
 
-def _record(epoch: int, sums: Array, n_rows: int, n_hidden: int, rate: float, seconds: float) -> dict[str, float]:
+def epoch_record(epoch: int, sums: Array, n_rows: int, n_hidden: int, rate: float, seconds: float) -> dict[str, float]:
     """What the history keeps of an epoch, from its summed loss and number of fired pairs."""
     return {
         "epoch": epoch + 1, "loss": float(sums[0]) / n_rows, "learning_rate": rate,

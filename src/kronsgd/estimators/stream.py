@@ -1,0 +1,61 @@
+"""Learning from a stream: rows are added to those that a model knows, and seen once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronsgd.estimators.inputs import check_weights, read_rows
+from kronsgd.estimators.parameters import check_params
+from kronsgd.features.base import Features
+from kronsgd.features.known import KnownRows
+from kronsgd.losses import LOSSES
+from kronsgd.parallel import threads
+from kronsgd.training import Diverged, History, StopReason, train_stream
+
+__all__ = ["grow", "partial_fit"]
+
+Rows = NDArray[np.int64]
+
+
+def partial_fit(model: Any, X: Any, y: Any, sample_weight: Any) -> None:
+    """One pass over the rows in the order given, at a constant step; new rows and entities are welcome.
+
+    Cost: a step for each batch, and what the rows themselves cost; now and then that of a copy of the state.
+    """
+    check_params(model)
+    first = not hasattr(model, "state_")
+    rows = read_rows(model, X, reset=first)
+    y = model._read_targets(y, len(rows))
+    weights = check_weights(sample_weight, len(rows))
+    targets = model._encode(y, weights, reset=first)
+    with threads(model.n_jobs):
+        features = model._features(rows, weights, reset=first)
+        numbers = model._start(features, rows, targets.shape[1], model._draw_seed()) if first else grow(model, features)
+        if first or model.learning_rate_init != "auto":
+            model._set_learning_rate(weights)
+        settings = replace(model._settings(numbers, 1), shuffle=False, learning_rate="constant", verbose=False)
+        loss = LOSSES[model._loss_name()]
+        try:
+            history = train_stream(model._engine, model.state_, loss, numbers, targets, weights, settings, model.n_iter_)
+        except Diverged:
+            history = History(stop_reason=StopReason.DIVERGED)
+            model._warn_of_divergence("partial_fit")
+        if history.stop_reason is StopReason.MAX_ITER:
+            history.stop_reason = StopReason.PARTIAL
+        model._record(history)
+
+
+def grow(model: Any, features: Features) -> Rows:
+    """The model's state over these rows too; returns the row number of each. Cost: theirs, once the known ones have keys."""
+    known, model._known = model._known, None  # and none after an error on the way
+    if known is None or known.features is not model.state_.features:
+        known = KnownRows(model.state_.features)
+    numbers = known.append(features)
+    if known.features is not model.state_.features:
+        model.state_ = model._engine.extend(model.state_, known.features)
+    model._known = known
+    return numbers

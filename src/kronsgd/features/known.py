@@ -1,0 +1,89 @@
+"""Which rows and entities are known, by key: a stream is appended to an expression at the cost of its own rows."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronsgd.features.base import Features
+from kronsgd.features.leaf import Leaf
+from kronsgd.features.serialize import compress, map_leaves
+from kronsgd.growing import Growing, Room
+
+__all__ = ["KnownRows", "append_rows"]
+
+Index = NDArray[np.int64]
+
+
+def append_rows(features: Features, other: Features) -> tuple[Features, Index]:
+    """(`features` with those rows of `other` that it lacks appended, row number of each row of `other`).
+
+    Equal entities are stored once, and so are equal rows: a stream that repeats rows does not grow.
+    Cost: all rows and entities of both; `KnownRows` keeps what identifies those of `features` for the next time.
+    """
+    known = KnownRows(features)
+    numbers = known.append(other)
+    return known.features, numbers
+
+
+class KnownRows:
+    """Rows that are found again. Memory: a dictionary entry for each row and each entity, and the entities' keys.
+
+    A call that raises leaves it in no state to go on with.
+    """
+
+    def __init__(self, features: Features) -> None:
+        self.features = features
+        self._tables = [_Table(leaf) for leaf in features.leaves()]
+        keys = _keys(np.stack([table.first[leaf.rows] for table, leaf in zip(self._tables, features.leaves(), strict=True)]))
+        self._rows = {key: row for row, key in reversed(list(enumerate(keys)))}
+
+    def append(self, other: Features) -> Index:
+        """Row number of each row of `other`, whose unknown rows are appended. Shape: (n',). Cost: that of n' rows."""
+        self.features.check_compatible(other)
+        other, n = compress(other), self.features.n_rows
+        chosen = np.stack([
+            table.find(leaf)[leaf.rows] for table, leaf in zip(self._tables, other.leaves(), strict=True)
+        ])  # fmt: skip
+        numbers = np.empty(chosen.shape[1], dtype=np.int64)
+        fresh: list[int] = []
+        for i, key in enumerate(_keys(chosen)):
+            numbers[i] = self._rows.setdefault(key, n + len(fresh))
+            if numbers[i] == n + len(fresh):
+                fresh.append(i)
+        if fresh:
+            leaves = iter([table.extended(own[fresh]) for table, own in zip(self._tables, chosen, strict=True)])
+            self.features = map_leaves(self.features, lambda _: next(leaves))
+        return numbers
+
+
+class _Table:
+    """A leaf's entities by key, and the room it grows in."""
+
+    def __init__(self, leaf: Leaf) -> None:
+        self._leaf, self._keys, self._room = leaf, dict[bytes, int](), Room()
+        self.first = np.array([self._keys.setdefault(key, e) for e, key in enumerate(leaf.entity_keys())], dtype=np.int64)
+        self._index = Growing(np.arange(leaf.n_entities) if leaf.index is None else leaf.index)
+
+    def find(self, other: Leaf) -> Index:
+        """The entity here of each of the other's entities, unknown ones appended. Shape: (other.n_entities,)."""
+        fresh: list[int] = []
+        out, n = np.empty(other.n_entities, dtype=np.int64), self._leaf.n_entities
+        one = self._leaf.select_entities(np.zeros(1, dtype=np.int64))  # for the precision of this table
+        own = one.append_entities(other).select_entities(1 + np.arange(other.n_entities))
+        for e, key in enumerate(own.entity_keys()):
+            out[e] = self._keys.setdefault(key, n + len(fresh))
+            if out[e] == n + len(fresh):
+                fresh.append(e)
+        if fresh:
+            self._leaf = self._leaf.grow(own.select_entities(np.array(fresh, dtype=np.int64)), self._room)
+        return out
+
+    def extended(self, entities: Index) -> Leaf:
+        """The leaf with more rows, of these entities."""
+        return self._leaf.with_index(self._index.append(entities))
+
+
+def _keys(entities: Index) -> list[bytes]:
+    """A key for each row, from its entity in each leaf. Shape: (leaves, n) -> n."""
+    return [row.tobytes() for row in np.ascontiguousarray(entities.T, dtype=np.int32)]
