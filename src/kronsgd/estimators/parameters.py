@@ -138,7 +138,8 @@ def check_params(model: Any) -> None:
     check_real("output_scale", model.output_scale, 0, open_low=True)
     if model.n_jobs is not None:
         check_integer("n_jobs", model.n_jobs, -1)
-    parse_memory(model.memory_limit)
+    if model.memory_limit != "auto":  # that would ask the system what is free
+        parse_memory(model.memory_limit)
     for name in SWITCHES:
         check_switch(name, getattr(model, name))
     check_real("tol", model.tol, 0)

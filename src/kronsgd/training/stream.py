@@ -58,6 +58,7 @@ def train_stream(
         engine.stream(state, False)
 
 
+@np.errstate(over="ignore", invalid="ignore")  # what has diverged is seen
 def _single_step(
     engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array, settings: Settings,
     epoch: int,
