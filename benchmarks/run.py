@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks.common import RESULTS, table
 
 ALL = [
-    "exactness", "limits", "reference", "dimensions", "density", "exponents", "pairs", "planner", "baselines", "startup",
-    "digits", "defaults", "davis", "davis_speed",
+    "exactness", "limits", "reference", "dimensions", "density", "exponents", "pairs", "stream", "planner", "baselines",
+    "startup", "digits", "defaults", "davis", "davis_speed",
 ]  # fmt: skip
 OPTIONAL = ("torch",)
 

@@ -12,6 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from kronsgd import Dense, Kernel, KronClassifier, KronRegressor, OneHot, Sparse, load
 from kronsgd import initial as initial_module
+from kronsgd.engines import ScanEngine
 from kronsgd.engines.segments import Segments
 from kronsgd.features import known as known_module
 from kronsgd.features.gram import RowGram
@@ -262,15 +263,21 @@ def test_keys_are_made_when_needed_and_never_pickled():
     assert model.fit(X, y)._known is None
 
 
-def test_a_call_that_fails_half_way_leaves_the_keys_right(monkeypatch):
-    X, y = growing_problem("pairs", 60)
-    model = KronRegressor(**{**OPTIONS, "engine": "scan", "learning_rate_init": 0.1}).partial_fit(X[:20], y[:20])
+@pytest.mark.parametrize("place", ["Dense.grow", "ScanEngine.extend"])
+def test_a_call_that_fails_half_way_leaves_the_keys_right(monkeypatch, place):
+    X, _ = growing_problem("pairs", 60)
+    y = labels(60)
+    model = KronClassifier(**{**OPTIONS, "engine": "scan"}).partial_fit(X[:20], y[:20], classes=[0, 1])
     model.partial_fit(X[20:30], y[20:30])
+    twin = pickle.loads(pickle.dumps(model))
     with monkeypatch.context() as patch:
-        patch.setattr(type(model._engine), "extend", lambda *arguments: 1 / 0)
+        owner, name = place.split(".")
+        patch.setattr({"Dense": Dense, "ScanEngine": ScanEngine}[owner], name, lambda *arguments: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             model.partial_fit(X[30:40], y[30:40])
-    assert model.partial_fit(X[30:40], y[30:40]).features_.n_rows == 40
+    for one in (model, twin):
+        assert one.partial_fit(X[30:40], y[30:40]).features_.n_rows == 40
+    assert model.hidden_weights().tobytes() == twin.hidden_weights().tobytes()
     np.testing.assert_allclose(model.features_.inner(), X[:40].inner(), atol=1e-12)
 
 

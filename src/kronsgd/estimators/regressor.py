@@ -34,6 +34,7 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
 
         The mean and scale of y are those of the first call. Made for streams: on a model that `fit` has trained to the end,
         the constant step forgets some of it; there, warm_start=True and `fit` on the new rows do better.
+        Cost: the step itself, on all rows known so far; all else depends on the rows of the call only.
         """
         return self._partial_fit(X, y, sample_weight)
 

@@ -51,11 +51,9 @@ def partial_fit(model: Any, X: Any, y: Any, sample_weight: Any) -> None:
 
 def grow(model: Any, features: Features) -> Rows:
     """The model's state over these rows too; returns the row number of each. Cost: theirs, once the known ones have keys."""
-    known, model._known = model._known, None  # and none after an error on the way
-    if known is None or known.features is not model.state_.features:
-        known = KnownRows(model.state_.features)
-    numbers = known.append(features)
-    if known.features is not model.state_.features:
-        model.state_ = model._engine.extend(model.state_, known.features)
-    model._known = known
+    if model._known is None or not model._known.whole or model._known.features is not model.state_.features:
+        model._known = KnownRows(model.state_.features)
+    numbers = model._known.append(features)
+    if model._known.features is not model.state_.features:
+        model.state_ = model._engine.extend(model.state_, model._known.features)
     return numbers

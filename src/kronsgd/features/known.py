@@ -29,11 +29,11 @@ def append_rows(features: Features, other: Features) -> tuple[Features, Index]:
 class KnownRows:
     """Rows that are found again. Memory: a dictionary entry for each row and each entity, and the entities' keys.
 
-    A call that raises leaves it in no state to go on with.
+    A call that raises leaves it in no state to go on with, which `whole` says.
     """
 
     def __init__(self, features: Features) -> None:
-        self.features = features
+        self.features, self.whole = features, True
         self._tables = [_Table(leaf) for leaf in features.leaves()]
         keys = _keys(np.stack([table.first[leaf.rows] for table, leaf in zip(self._tables, features.leaves(), strict=True)]))
         self._rows = {key: row for row, key in reversed(list(enumerate(keys)))}
@@ -41,6 +41,7 @@ class KnownRows:
     def append(self, other: Features) -> Index:
         """Row number of each row of `other`, whose unknown rows are appended. Shape: (n',). Cost: that of n' rows."""
         self.features.check_compatible(other)
+        self.whole = False
         other, n = compress(other), self.features.n_rows
         chosen = np.stack([
             table.find(leaf)[leaf.rows] for table, leaf in zip(self._tables, other.leaves(), strict=True)
@@ -54,6 +55,7 @@ class KnownRows:
         if fresh:
             leaves = iter([table.extended(own[fresh]) for table, own in zip(self._tables, chosen, strict=True)])
             self.features = map_leaves(self.features, lambda _: next(leaves))
+        self.whole = True
         return numbers
 
 
