@@ -13,7 +13,7 @@ from kronsgd.engines.coefficients import LISTS_PER_TAIL, STEPS, TAIL
 from kronsgd.engines.dense import TILE
 from kronsgd.engines.grid import PREDICT_ROWS
 from kronsgd.engines.segments import bits_for
-from kronsgd.initial import CACHE_BYTES
+from kronsgd.initial import CACHE_BYTES, LOT, MOST_DRAWS
 from kronsgd.kernels.grid import ROWS
 from kronsgd.kernels.scan import LANES
 from kronsgd.parallel import n_threads
@@ -54,6 +54,14 @@ def _projection(p: Problem) -> float:
     draws = [8.0 * block * max(p.rank, 1) * (t.entities + 3 * min(t.dim, 1e6)) for t in p.tables]
     spans = [8.0 * 3 * t.entities * t.span for t in p.tables]
     return max(d + s for d, s in zip(draws, spans, strict=True))
+
+
+def _lots(p: Problem) -> float:
+    """The most that is alive while a lot of entities is projected: draws for some blocks, and the lot's values."""
+    rank = max(p.rank, 1)
+    block = 8.0 * max(size for _, _, size in p.network.block_sizes()) * rank
+    draws = max(max(MOST_DRAWS, block * min(t.dim, 1e6)) + 2 * block * min(t.dim, 1e6) for t in p.tables)
+    return draws + 3 * 8.0 * LOT * p.network.n_hidden * rank + max(8.0 * 2 * t.span**2 for t in p.tables)
 
 
 def _grams(tables: Sequence[Table], itemsize: int) -> tuple[float, float]:
@@ -102,8 +110,7 @@ def _scan(p: Problem) -> list[dict[str, float]]:
     started = sum(float(t.entities) for t in p.kept(m * max(rank, 1))) * m * item * max(rank, 1)
     if not rank:  # true Gaussian weights
         started = float(n * m * item) if n * m * item <= CACHE_BYTES else 0.0
-    largest = max(float(t.entities) for t in p.tables) * m * item * rank
-    making = largest + _projection(p) if rank else 8.0 * p.d * (2 * n + m / 64)
+    making = _lots(p) if rank else 8.0 * p.d * (2 * n + m / 64)
 
     def evaluated(rows: int) -> dict[str, float]:
         width = -(-rows // lanes_of(rows)) * lanes_of(rows)
