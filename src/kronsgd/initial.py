@@ -35,7 +35,7 @@ __all__ = ["InitialWeights", "StartingValues", "coordinate_dim"]
 Array = NDArray[Any]
 Slot = tuple[str, tuple[int, ...], int]  # where a factor's draws come from, and how many a neuron has
 CACHE_BYTES = 1 << 30  # most memory for the projections of a table's entities
-LOT = 16  # entities projected together
+LOT = 32  # entities projected together
 MOST_DRAWS, KEPT_DRAWS = 1 << 19, 1 << 25  # bytes of draws made at a time, and kept for entities yet to come
 MAX_COORDINATES = 1 << 31  # bytes of a materialised (m, d) or (n, d) array
 
