@@ -104,6 +104,9 @@ class Dense(Leaf):
     def append_entities(self, other: Dense) -> Self:
         return self._over(np.concatenate([self.array, other.array.astype(self.array.dtype, copy=False)]))
 
+    def in_double_precision(self) -> Self:
+        return self._over(self.array.astype(np.float64)).with_index(self.index)
+
     def _over(self, array: Array) -> Self:
         out = copy.copy(self)
         out.array, out.index = array, None
@@ -178,6 +181,12 @@ class Sparse(Leaf):
 
     def append_entities(self, other: Sparse) -> Self:
         return self._over(sp.csr_array(sp.vstack([self.matrix, other.matrix])))
+
+    def in_double_precision(self) -> Self:
+        return self._over(self.matrix.astype(np.float64)).with_index(self.index)
+
+    def precision(self) -> float:
+        return float(max(np.diff(self.matrix.indptr).max(), 1) * np.finfo(self.dtype).eps)
 
     def _over(self, matrix: Any) -> Self:
         out = copy.copy(self)
