@@ -80,6 +80,18 @@ def test_check_engine_can_fail(engine, message):
         check_engine(engine, expressions=["A * B"], batch_sizes=[16], dtypes=["float64"], n_steps=20)
 
 
+@pytest.mark.parametrize("name", ENGINES)
+def test_extending_by_no_rows_changes_nothing(name):
+    network, features, targets = problem()
+    engine = ENGINES[name]
+    state = engine.initialize(network, features)
+    steps(engine, state, targets, 5)
+    before = engine.outputs(state, features)
+    state = engine.extend(state, features)
+    np.testing.assert_allclose(engine.outputs(state, features), before, rtol=1e-10)  # the grid adds up in another order
+    steps(engine, state, targets, 5)
+
+
 # Output weights ------------------------------------------------------------------------------------------------------
 
 
