@@ -85,7 +85,7 @@ def test_engine_that_is_faster_but_too_large_is_not_chosen():
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("8 GiB", 8 * 2**30), ("500MB", 5e8), ("1.5 kb", 1500), (4096, 4096), (2e9, 2e9), ("1024", 1024), ("1 tib", 2**40)],
+    [("8 GiB", 8 * 2**30), ("500MB", 5e8), ("1500 kb", 15e5), (2**20, 2**20), (2e9, 2e9), ("1 tib", 2**40), ("4194304", 2**22)],
 )
 def test_amounts_of_memory(text, size):
     assert limits.parse_memory(text) == size
@@ -95,6 +95,12 @@ def test_amounts_of_memory(text, size):
 def test_no_amounts_of_memory(value):
     with pytest.raises(ValueError, match='is no amount of memory; give bytes, a text such as "8 GiB", or "auto"'):
         limits.parse_memory(value)
+
+
+@pytest.mark.parametrize("value", [0.5, 2, 2**20 - 1, "0.9", "8", "1.5 kb"])
+def test_amounts_that_no_training_fits_into_are_refused(value):
+    with pytest.raises(ValueError, match=r'less than 1 MiB; give bytes, such as \d+, a text such as "8 GiB", or "auto"\.$'):
+        KronRegressor(memory_limit=value).fit(np.eye(4), np.arange(4.0))
 
 
 def test_sizes_are_readable():
