@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -28,6 +29,8 @@ def with_value(array, value):
 
 MISTAKES = {
     "misspelt parameter": (lambda: KronRegressor().set_params(n_hiden=3), "'n_hiden'.*Did you mean 'n_hidden'"),
+    "misspelt at the start": (lambda: KronRegressor(hidden=3), "'hidden' for estimator KronRegressor.*Did you mean 'n_hidden'"),
+    "misspelt classifier": (lambda: KronClassifier(n_hiden=3), "'n_hiden' for estimator KronClassifier"),
     "misspelt engine": (lambda: fit(engine="scna"), "engine='scna' is not known.*Did you mean 'scan'"),
     "misspelt schedule": (lambda: fit(learning_rate="cosin"), "Did you mean 'cosine'"),
     "misspelt init": (lambda: fit(init="gausian"), "Did you mean 'gaussian'"),
@@ -81,6 +84,12 @@ def test_mistake(name):
     make, message = MISTAKES[name]
     with pytest.raises((ValueError, TypeError), match=f"(?s){message}"):
         make()
+
+
+def test_a_misspelt_name_at_the_start_is_a_type_error_and_the_signature_stays():
+    with pytest.raises(TypeError, match="Did you mean 'alpha'"):
+        KronRegressor(alhpa=1.0)
+    assert set(inspect.signature(KronRegressor).parameters) == set(KronRegressor().get_params())
 
 
 def test_not_fitted():
