@@ -33,7 +33,7 @@ def test_doctor_finds_what_is_broken(monkeypatch):
     assert 'pip install "kronsgd[plots]"' in result.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "inspect", "doctor"])
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "inspect", "plan", "doctor"])
 def test_every_command_and_option_has_a_help_text(command):
     from typer.main import get_command
 

@@ -62,7 +62,7 @@ def test_new_entities(own, run):
     assert p[5] != pytest.approx(p[2])
     np.save(folder / "numbered.npy", known[:2])
     pairs = write_pairs(folder / "r.csv", [1, 0], ["P1", "P1"])
-    call("predict", run, "--pairs", pairs, "--table", f"drug={folder / 'numbered.npy'}", "--out", folder / "p.csv")
+    call("predict", run, "--pairs", pairs, "--table", f"drug={folder / 'numbered.npy'}", "--out", folder / "p.csv", "--force")
     assert len(rows_of(folder / "p.csv")) == 2
 
 
@@ -123,6 +123,16 @@ def test_mistakes_after_training(own, run):
     assert "give --pairs FILE too" in mistake("evaluate", run, "--target", "y")
     assert "no model" in mistake("inspect", folder)
     assert not (folder / "p.csv").exists()
+
+
+def test_an_existing_file_is_replaced_only_when_forced(own, run):
+    folder, _ = own
+    out = folder / "p.csv"
+    out.write_text("mine")
+    assert "--force" in mistake("predict", run, "--pairs", folder / "test.csv", "--out", out)
+    assert out.read_text() == "mine"
+    call("predict", run, "--pairs", folder / "test.csv", "--out", out, "--force")
+    assert len(rows_of(out)) == 6
 
 
 def test_damaged_runs(own, run):

@@ -54,6 +54,24 @@ def test_classification_with_weights_and_a_part_held_out(own):
     assert "6 rows" in call("evaluate", folder / "run")  # the held-out rows again, from the run's own settings
 
 
+def test_parameters_with_a_flag_of_their_own(own):
+    folder, flags = own
+    short = ["--n-hidden", 16, "--batch-size", 8, "--memory-limit", "1 GiB"]
+    call("train", *flags, *SMALL, *short, "--out", folder / "run", "-q")
+    settings = tomllib.loads((folder / "run/config.toml").read_text())["model"]
+    assert (settings["n_hidden"], settings["batch_size"], settings["memory_limit"]) == (16, 8, "1 GiB")
+    assert load(folder / "run/model.kron").n_hidden == 16  # the flag wins over --set
+    refused = mistake("train", *flags, *SMALL, "--n-hidden", 2**22, "--memory-limit", "2 MiB", "--out", folder / "run2")
+    assert "would need about" in refused
+
+
+def test_the_end_of_an_automatic_training_is_told_calmly(own):
+    folder, flags = own
+    out = call("train", *flags, "--n-hidden", 32, "--out", folder / "run")
+    assert "training ended: all epochs are done, as many as max_iter gives or 'auto' chose" in out
+    assert "stopped" not in out
+
+
 def test_several_seeds_are_saved_and_averaged(own):
     folder, flags = own
     out = call("train", *flags, "--test", folder / "test.csv", *SMALL, "--seeds", 2, "--out", folder / "run")
@@ -62,7 +80,7 @@ def test_several_seeds_are_saved_and_averaged(own):
     names = ["model.kron", "model-2.kron"]
     parts = []
     for name in names:
-        call("predict", folder / "run" / name, "--pairs", folder / "test.csv", "--out", folder / "one.csv")
+        call("predict", folder / "run" / name, "--pairs", folder / "test.csv", "--out", folder / "one.csv", "--force")
         parts.append(column(folder / "one.csv", "prediction"))
     assert not np.allclose(*parts)
     np.testing.assert_allclose(column(folder / "run/predictions.csv", "prediction"), np.mean(parts, axis=0))
