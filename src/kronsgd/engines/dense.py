@@ -94,10 +94,11 @@ class DenseEngine(Engine):
             state.output_weights = state.output_weights + step.output_weights
 
     def extend(self, state: DenseState, features: Features) -> DenseState:
-        added = features[len(state.rows) :]
-        state.rows = np.concatenate([
-            state.rows, _coordinates(state.basis, added, state.normalize, state.network.dtype)
-        ])  # fmt: skip
+        if features.n_rows > len(state.rows):  # a leaf has no coordinates of no rows
+            added = features[len(state.rows) :]
+            state.rows = np.concatenate([
+                state.rows, _coordinates(state.basis, added, state.normalize, state.network.dtype)
+            ])  # fmt: skip
         state.features = features
         return state
 
