@@ -88,7 +88,7 @@ class TreeEngine(ScanEngine):
         state.start.fill(start, rows)
         neurons, hidden = buffers.take("neurons", (n_blocks, room), np.int32), buffers.take("fired", (n_blocks, room), dtype)
         moved = buffers.take("moved", (n_blocks, room), np.float64)
-        ends, counts = np.empty((n_blocks, size + 1), np.int64), np.empty((n_blocks, 2), np.int64)
+        ends, counts = np.empty((n_blocks, size + 1), np.int64), np.empty((kernels.GROUPS, 2), np.int64)
         partial = buffers.take("partial", (n_blocks, network.n_outputs, size), dtype)
         first, stride, _, *lists = alpha.lists()
         kernels.forward(

@@ -15,11 +15,13 @@ from numba import njit, prange
 from kronsgd.kernels.lists import add_entry
 from kronsgd.kernels.simd import add_rows, add_together, dot, prefetch
 
-__all__ = ["DIRECTIONS", "FEW", "LEVELS", "count_added", "forward", "neuron_gradient", "rebuild", "refresh", "update"]
+__all__ = ["DIRECTIONS", "FEW", "GROUPS", "LEVELS", "count_added", "forward", "neuron_gradient", "rebuild", "refresh", "update"]
 
 FEW, DIRECTIONS = 8, 32  # coordinates in the second and in the last bound; the first one takes a single coordinate
 LEVELS = (1, FEW, DIRECTIONS)
 SUMS = 4  # of as many neurons at a time: one alone would wait for every addition
+GROUPS = 16  # of blocks, whose candidates are evaluated together
+AHEAD = 1  # groups between asking for lists and reading them
 LINE = 16  # numbers of float32 in a cache line
 UNIT = 2.0**-23
 MARGIN = 8  # times η·D²: what rounding may hide of a squared norm; see docs/tree.md
@@ -36,17 +38,19 @@ def forward(
 
     A pair is evaluated where start + scale·⟨P_r, t_i⟩ + |scale|·radius·rest passes the neuron's limit for 1, 8 and 32
     coordinates in turn. Shape: start (S, m, 1), K (S, n, 1), t (S, 32), rest (S, levels), P (m, 32), leading (m,) = P[:, 0],
-    radius (levels, m), limit (m,), partial (blocks, C, S), counts (blocks, 2), a (m, C), lists and tails as in kernels.scan.
+    radius (levels, m), limit (m,), partial (blocks, C, S), counts (groups, 2), a (m, C), lists and tails as in kernels.scan.
     Cost: 6·S·m flops, 16 to 80 for each pair that passes the first bound, and 2·nnz(α_r) for each evaluated one.
     """
-    n_rows, n_outputs = len(t), a.shape[1]
+    n_rows, n_outputs, n_blocks = len(t), a.shape[1], len(bounds) - 1
     size = abs(scale)
-    for block in prange(len(bounds) - 1):
-        low, high = bounds[block], bounds[block + 1]
-        highest, kept, z = np.empty(high - low, np.float32), np.empty(high - low + SUMS, np.int64), np.empty(SUMS, start.dtype)
-        counts[block, :] = 0
-        partial[block] = 0
-        q = ends[block, 0] = 0
+    for group in prange(GROUPS):
+        first_block, beyond = group * n_blocks // GROUPS, (group + 1) * n_blocks // GROUPS
+        low, high = bounds[first_block], bounds[beyond]
+        highest, kept = np.empty(high - low, np.float32), np.empty(high - low + (AHEAD + 1) * SUMS, np.int64)
+        z, place = np.empty(SUMS, start.dtype), np.empty((3, SUMS), np.int64)
+        counts[group, :] = 0
+        partial[first_block:beyond] = 0
+        ends[first_block:beyond, 0] = 0
         for s in range(n_rows):
             x, r_x = scale * t[s, 0], size * rest[s, 0]
             for r in range(low, high):
@@ -57,23 +61,30 @@ def forward(
                 n_kept += not (highest[r - low] <= limit[r])  # what is not a number is kept
             n_kept = _keep(FEW, 1, kept, n_kept, start, P, radius, limit, t, rest, s, scale, size)
             n_kept = _keep(DIRECTIONS, 2, kept, n_kept, start, P, radius, limit, t, rest, s, scale, size)
-            counts[block, 0] += n_kept
-            for c in range(SUMS):
-                kept[n_kept + c] = kept[max(n_kept - 1, 0)]  # the last group is filled up
-            for group in range(0, n_kept, SUMS):
-                _evaluate(z, kept, group, min(group + SUMS, n_kept - 1), K, s, start, stride, first, indptr, rows, alpha,
-                          tail_first, tail_len, tail_rows, tail_alpha, inverse, b)  # fmt: skip
-                for k in range(min(SUMS, n_kept - group)):
-                    r, value = kept[group + k], scale * z[k]
+            counts[group, 0] += n_kept
+            for c in range((AHEAD + 1) * SUMS):
+                kept[n_kept + c] = kept[max(n_kept - 1, 0)]  # the last few are filled up
+            for block in range(first_block, beyond):
+                ends[block, s + 1] = ends[block, s]
+            block = first_block
+            for few in range(0, n_kept, SUMS):
+                for k in range(AHEAD * SUMS, (AHEAD + 1) * SUMS):
+                    _ask_for(kept[few + k], stride, first, indptr, rows, alpha)
+                _evaluate(z, place, kept, few, K, s, start, stride, first, indptr, rows, alpha, tail_first, tail_len, tail_rows,
+                          tail_alpha, inverse, b)  # fmt: skip
+                for k in range(min(SUMS, n_kept - few)):
+                    r, value = kept[few + k], scale * z[k]
                     if value <= 0:
                         continue
-                    counts[block, 1] += value > 0
+                    while r >= bounds[block + 1]:
+                        block += 1
+                    q = ends[block, s + 1]
+                    ends[block, s + 1] += 1
+                    counts[group, 1] += value > 0
                     neurons[block, q], hidden[block, q] = r, value
                     moved[block, q] = np.float64(z[k]) - np.float64(start[s, r, 0] - b) * inverse
-                    q += 1
                     for c in range(n_outputs):
                         partial[block, c, s] += a[r, c] * value
-            ends[block, s + 1] = q
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy", inline="always")
@@ -92,29 +103,49 @@ def _keep(
     return passed
 
 
+@njit(cache=True, error_model="numpy", inline="always")
+def _ask_for(r: Any, stride: Any, first: Any, indptr: Any, rows: Any, alpha: Any) -> None:  # pragma: no cover
+    """Neuron r's lists, which lie anywhere in memory and will be read soon."""
+    for k in range((len(indptr) - 1) // len(first)):
+        segment = first[r] + k * stride[r]
+        for p in range(indptr[segment], indptr[segment + 1], LINE):
+            prefetch(rows, p)
+            prefetch(alpha, p)
+
+
 @njit(cache=True, fastmath={"contract"}, error_model="numpy", inline="always")
 def _evaluate(
-    z: Any, kept: Any, group: Any, following: Any, K: Any, s: Any, start: Any, stride: Any, first: Any, indptr: Any, rows: Any,
+    z: Any, place: Any, kept: Any, few: Any, K: Any, s: Any, start: Any, stride: Any, first: Any, indptr: Any, rows: Any,
     alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, inverse: Any, b: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """z[k] = (start − b)/scale + Σ_p alpha[p]·K[s, rows[p]] for a few neurons, list after list in order."""
-    n_slices = (len(indptr) - 1) // len(first)
-    r0, r1, r2, r3 = kept[group], kept[group + 1], kept[group + 2], kept[group + 3]
+    """z[k] = (start − b)/scale + Σ_p alpha[p]·K[s, rows[p]] for a few neurons, list after list in order.
+
+    place says where in its lists each neuron is: all go on together until one has come to its end.
+    """
+    n_slices, base = (len(indptr) - 1) // len(first), s * K.shape[1]
+    now, stop, piece = place
     for k in range(SUMS):
-        z[k] = (start[s, kept[group + k], 0] - b) * inverse
-    for k in range(n_slices):
-        p0, p1, p2, p3 = first[r0] + k * stride[r0], first[r1] + k * stride[r1], first[r2] + k * stride[r2], first[r3] + k * stride[r3]
-        e0, e1, e2, e3 = indptr[p0 + 1], indptr[p1 + 1], indptr[p2 + 1], indptr[p3 + 1]
-        p0, p1, p2, p3 = indptr[p0], indptr[p1], indptr[p2], indptr[p3]
-        n = min(e0 - p0, e1 - p1, e2 - p2, e3 - p3)
-        add_together(z, K, s * K.shape[1], rows, alpha, (p0, p1, p2, p3), n)
-        add_rows(1, z, 0, K[s], rows, alpha, p0 + n, e0, 0)
-        add_rows(1, z, 1, K[s], rows, alpha, p1 + n, e1, 0)
-        add_rows(1, z, 2, K[s], rows, alpha, p2 + n, e2, 0)
-        add_rows(1, z, 3, K[s], rows, alpha, p3 + n, e3, 0)
+        r = kept[few + k]
+        z[k] = (start[s, r, 0] - b) * inverse
+        piece[k], now[k], stop[k] = 0, indptr[first[r]], indptr[first[r] + 1]
+    ended = False
+    while not ended:
+        n = min(stop[0] - now[0], stop[1] - now[1], stop[2] - now[2], stop[3] - now[3])
+        add_together(z, K, base, rows, alpha, (now[0], now[1], now[2], now[3]), n)
+        for k in range(SUMS):
+            now[k] += n
+            while now[k] == stop[k] and piece[k] + 1 < n_slices:
+                piece[k] += 1
+                segment = first[kept[few + k]] + piece[k] * stride[kept[few + k]]
+                now[k], stop[k] = indptr[segment], indptr[segment + 1]
+            ended |= now[k] == stop[k]
     for k in range(SUMS):
-        begin = tail_first[kept[group + k]]
-        add_rows(1, z, k, K[s], tail_rows, tail_alpha, begin, begin + tail_len[kept[group + k]], 0)
+        r = kept[few + k]
+        add_rows(1, z, k, K, rows, alpha, now[k], stop[k], -base)
+        for j in range(piece[k] + 1, n_slices):
+            segment = first[r] + j * stride[r]
+            add_rows(1, z, k, K, rows, alpha, indptr[segment], indptr[segment + 1], -base)
+        add_rows(1, z, k, K, tail_rows, tail_alpha, tail_first[r], tail_first[r] + tail_len[r], -base)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
