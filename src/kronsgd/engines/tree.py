@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from kronsgd.engines.base import Activations, Array, Step
 from kronsgd.engines.movement import Movement
-from kronsgd.engines.scan import ScanActivations, ScanEngine, ScanState, ScanView
+from kronsgd.engines.scan import ScanEngine, ScanState, ScanView, lanes_for
 from kronsgd.features.base import Features
 from kronsgd.kernels import tree as kernels
 from kronsgd.network import TwoLayer
@@ -25,7 +25,7 @@ from kronsgd.validation import check_array
 
 __all__ = ["TreeActivations", "TreeEngine", "TreeState"]
 
-SINGLE = {16: 3.0, 64: 5.0}  # pairs that are evaluated one by one in the time of a neuron on a tile of so many rows
+SINGLE = {16: 0.9, 64: 1.9}  # terms that are added one by one in the time of one on a tile of so many rows (measured)
 WINDOW = 64  # steps after which pruning must have paid
 
 
@@ -34,7 +34,7 @@ class TreeState(ScanState):
     """The scan engine's state and the neurons' bounds; None once they no longer pay."""
 
     movement: Movement | None = None
-    counts: Array = field(default_factory=lambda: np.zeros(4))  # steps, pairs, evaluated and fired ones since last looked at
+    counts: Array = field(default_factory=lambda: np.zeros(5))  # steps, rows, evaluated and fired pairs, evaluated terms
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ class TreeEngine(ScanEngine):
         if isinstance(state, TreeState) and state.movement is not None:
             state.movement.begin_epoch(state.coefficients)
 
-    def forward(
-        self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None
-    ) -> ScanActivations | TreeActivations:
+    def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> Activations:
         assert isinstance(state, TreeState)
         if view is None and state.movement is not None and not self.pays(state):
             state.movement = None  # for good: keeping them up to date costs as much as using them
@@ -88,49 +86,46 @@ class TreeEngine(ScanEngine):
         state.start.fill(start, rows)
         neurons, hidden = buffers.take("neurons", (n_blocks, room), np.int32), buffers.take("fired", (n_blocks, room), dtype)
         moved = buffers.take("moved", (n_blocks, room), np.float64)
-        ends, counts = np.empty((n_blocks, size + 1), np.int64), np.empty((kernels.GROUPS, 2), np.int64)
+        ends, counts = np.empty((n_blocks, size + 1), np.int64), np.empty((kernels.GROUPS, 3), np.int64)
         partial = buffers.take("partial", (n_blocks, network.n_outputs, size), dtype)
         first, stride, _, *lists = alpha.lists()
         kernels.forward(
             neurons, hidden, moved, ends, partial, counts, start, panel, movement.t[rows], movement.rest[rows],
-            *movement.bounds(), stride, first, *lists, bounds, state.output_weights,
+            *movement.bounds(), movement.terms, stride, first, *lists, bounds, state.output_weights,
             dtype.type(alpha.scale), dtype.type(1 / alpha.scale), dtype.type(network.threshold),
         )  # fmt: skip
-        evaluated, fired = counts.sum(axis=0).tolist()
-        state.counts += (1, size * network.n_hidden, evaluated, fired)
-        totals = np.add.accumulate(partial, axis=0, dtype=np.float64)[-1]  # block after block; a sum of one column would pair them
+        evaluated, fired, terms = counts.sum(axis=0).tolist()
+        state.counts += (1, size, evaluated, fired, terms)
+        totals = np.add.accumulate(partial, axis=0, dtype=np.float64)[-1]  # block after block, as the scan engine adds them
         return TreeActivations(rows, hidden, network.scale * totals.T, fired, neurons, moved, ends, panel)
 
     def pays(self, state: TreeState) -> bool:
         """Whether evaluating pairs one by one has cost less, lately, than evaluating all would have."""
-        steps, pairs, evaluated, _ = state.counts.tolist()
+        steps, rows, _, _, terms = state.counts.tolist()
         if steps < WINDOW:
             return True
         state.counts[:] = 0
-        size = pairs / steps / state.network.n_hidden
-        lanes = 16 if size <= 16 else 64
-        return evaluated < pairs / size * np.ceil(size / lanes) * SINGLE[lanes]
+        lanes = lanes_for(int(rows / steps))
+        return terms < state.coefficients.nnz * max(rows / lanes, steps) * SINGLE[lanes]
 
-    def backward(
-        self, state: ScanState, activations: ScanActivations | TreeActivations, slopes: Array, step: float, alpha: float = 0.0
-    ) -> Step:
-        if isinstance(activations, ScanActivations):
+    def backward(self, state: ScanState, activations: Activations, slopes: Array, step: float, alpha: float = 0.0) -> Step:
+        if not isinstance(activations, TreeActivations):
             return super().backward(state, activations, slopes, step, alpha)
         network = state.network
         scaled = (-step * network.scale * slopes).astype(network.dtype)
         change = None
         if network.train_output:
             change = np.empty_like(state.output_weights)
-            kernels.neuron_gradient(
-                change, activations.neurons, activations.hidden, activations.ends, scaled, network.blocks
-            )  # fmt: skip
+            fired = activations.neurons, activations.hidden, activations.ends
+            kernels.neuron_gradient(change, *fired, scaled, network.blocks)
         return Step(activations.rows, TreeCoefficients(activations, scaled), change, 1.0 - step * alpha)
 
     def update(self, state: ScanState, step: Step) -> None:
         if not isinstance(step.coefficients, TreeCoefficients):
             super().update(state, step)
             return
-        assert isinstance(state, TreeState) and state.movement is not None
+        assert isinstance(state, TreeState)
+        assert state.movement is not None
         alpha, movement = state.coefficients, state.movement
         before = alpha.scale * step.decay
         alpha.decay(step.decay)

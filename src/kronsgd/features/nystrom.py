@@ -59,15 +59,17 @@ class Nystrom:
         Shape: (n, DIRECTIONS), (n, levels), float32. Cost: n·L inner products.
         """
         scale = inverse_norms(features, self.normalize)
-        out = np.zeros((features.n_rows, DIRECTIONS), dtype=np.float32)
+        norms = np.maximum(features.squared_norms(), 0) * scale**2
+        t = np.zeros((features.n_rows, DIRECTIONS), dtype=np.float32)
+        rest = np.empty((features.n_rows, len(LEVELS)), dtype=np.float32)
         for start in range(0, features.n_rows, CHUNK):
             part = slice(start, min(start + CHUNK, features.n_rows))
             values = features[np.arange(part.start, part.stop)].inner(self.landmarks) @ self._weights
-            out[part, : values.shape[1]] = values * scale[part, None]
-        norms = np.maximum(features.squared_norms(), 0) * scale**2
-        taken = np.cumsum(out.astype(np.float64) ** 2, axis=1)[:, np.array(LEVELS) - 1]
-        rest = np.maximum(norms[:, None] - taken, 0) + ROUNDING * norms[:, None]
-        return out, np.nextafter(np.sqrt(rest).astype(np.float32), np.float32(np.inf))
+            t[part, : values.shape[1]] = values * scale[part, None]
+            taken = np.cumsum(t[part].astype(np.float64) ** 2, axis=1)[:, np.array(LEVELS) - 1]
+            left = np.maximum(norms[part, None] - taken, 0) + ROUNDING * norms[part, None]
+            rest[part] = np.nextafter(np.sqrt(left).astype(np.float32), np.float32(np.inf))
+        return t, rest
 
 
 def precision(features: Features, dtype: Any) -> float:

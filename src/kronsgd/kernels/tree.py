@@ -30,19 +30,18 @@ MARGIN = 8  # times η·D²: what rounding may hide of a squared norm; see docs/
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def forward(
     neurons: Any, hidden: Any, moved: Any, ends: Any, partial: Any, counts: Any, start: Any, K: Any, t: Any, rest: Any,
-    leading: Any, P: Any, radius: Any, limit: Any, stride: Any, first: Any, indptr: Any, rows: Any, alpha: Any,
+    leading: Any, P: Any, radius: Any, limit: Any, terms: Any, stride: Any, first: Any, indptr: Any, rows: Any, alpha: Any,
     tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any, a: Any, scale: Any, inverse: Any, b: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """Fired neurons of each row of the batch: neurons[block, q], hidden[block, q] = z − b, moved[block, q] = ⟨w_r − w_r(0), x_i⟩
-    in units of `scale`, for ends[block, s] ≤ q < ends[block, s + 1]; each block's part of the outputs; evaluated and fired pairs.
+    """The neurons that fire on each row of the batch, their part of the outputs, and counts.
 
-    A pair is evaluated where start + scale·⟨P_r, t_i⟩ + |scale|·radius·rest passes the neuron's limit for 1, 8 and 32
-    coordinates in turn. Shape: start (S, m, 1), K (S, n, 1), t (S, 32), rest (S, levels), P (m, 32), leading (m,) = P[:, 0],
-    radius (levels, m), limit (m,), partial (blocks, C, S), counts (groups, 2), a (m, C), lists and tails as in kernels.scan.
+    For ends[block, s] ≤ q < ends[block, s + 1], neuron neurons[block, q] fires on row s, hidden[block, q] is z − b there and
+    moved[block, q] is ⟨w_r − w_r(0), x_s⟩ in units of `scale`. counts: evaluated and fired pairs, terms of their sums.
+    Shape: start (S, m, 1), K (S, n, 1), t (S, 32), rest (S, levels), P (m, 32), leading (m,) = P[:, 0], radius (levels, m),
+    limit (m,), partial (blocks, C, S), counts (groups, 3), a (m, C), lists and tails as in kernels.scan.
     Cost: 6·S·m flops, 16 to 80 for each pair that passes the first bound, and 2·nnz(α_r) for each evaluated one.
     """
-    n_rows, n_outputs, n_blocks = len(t), a.shape[1], len(bounds) - 1
-    size = abs(scale)
+    n_blocks = len(bounds) - 1
     for group in prange(GROUPS):
         first_block, beyond = group * n_blocks // GROUPS, (group + 1) * n_blocks // GROUPS
         low, high = bounds[first_block], bounds[beyond]
@@ -51,19 +50,10 @@ def forward(
         counts[group, :] = 0
         partial[first_block:beyond] = 0
         ends[first_block:beyond, 0] = 0
-        for s in range(n_rows):
-            x, r_x = scale * t[s, 0], size * rest[s, 0]
-            for r in range(low, high):
-                highest[r - low] = start[s, r, 0] + leading[r] * x + radius[0, r] * r_x
-            n_kept = 0
-            for r in range(low, high):
-                kept[n_kept] = r
-                n_kept += not (highest[r - low] <= limit[r])  # what is not a number is kept
-            n_kept = _keep(FEW, 1, kept, n_kept, start, P, radius, limit, t, rest, s, scale, size)
-            n_kept = _keep(DIRECTIONS, 2, kept, n_kept, start, P, radius, limit, t, rest, s, scale, size)
-            counts[group, 0] += n_kept
-            for c in range((AHEAD + 1) * SUMS):
-                kept[n_kept + c] = kept[max(n_kept - 1, 0)]  # the last few are filled up
+        for s in range(len(t)):
+            n_kept = _candidates(kept, highest, low, high, s, start, leading, P, radius, limit, t, rest, scale)
+            for k in range((AHEAD + 1) * SUMS):
+                kept[n_kept + k] = kept[max(n_kept - 1, 0)]  # the last few are filled up
             for block in range(first_block, beyond):
                 ends[block, s + 1] = ends[block, s]
             block = first_block
@@ -74,17 +64,49 @@ def forward(
                           tail_alpha, inverse, b)  # fmt: skip
                 for k in range(min(SUMS, n_kept - few)):
                     r, value = kept[few + k], scale * z[k]
-                    if value <= 0:
-                        continue
                     while r >= bounds[block + 1]:
                         block += 1
-                    q = ends[block, s + 1]
-                    ends[block, s + 1] += 1
+                    counts[group, 0] += 1
                     counts[group, 1] += value > 0
-                    neurons[block, q], hidden[block, q] = r, value
-                    moved[block, q] = np.float64(z[k]) - np.float64(start[s, r, 0] - b) * inverse
-                    for c in range(n_outputs):
-                        partial[block, c, s] += a[r, c] * value
+                    counts[group, 2] += terms[r]
+                    if not (value <= 0):  # what is not a number shows in the outputs
+                        _keep_fired(block, s, r, value, z[k], neurons, hidden, moved, ends, partial, start, a, inverse, b)
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy", inline="always")
+def _keep_fired(
+    block: Any, s: Any, r: Any, value: Any, z: Any, neurons: Any, hidden: Any, moved: Any, ends: Any, partial: Any, start: Any,
+    a: Any, inverse: Any, b: Any,
+) -> None:  # fmt: skip  # pragma: no cover
+    """Neuron r fires on row s: at the end of its block's list, and into the outputs."""
+    q = ends[block, s + 1]
+    ends[block, s + 1] += 1
+    neurons[block, q], hidden[block, q] = r, value
+    moved[block, q] = np.float64(z) - np.float64(start[s, r, 0] - b) * inverse
+    for c in range(a.shape[1]):
+        partial[block, c, s] += a[r, c] * value
+
+
+@njit(cache=True, fastmath={"contract"}, error_model="numpy", inline="always")
+def _candidates(
+    kept: Any, highest: Any, low: Any, high: Any, s: Any, start: Any, leading: Any, P: Any, radius: Any, limit: Any, t: Any,
+    rest: Any, scale: Any,
+) -> Any:  # fmt: skip  # pragma: no cover
+    """The neurons that can fire on row s move to the front of `kept`. Returns their number.
+
+    That is where start + scale·⟨P_r, t_s⟩ + |scale|·radius·rest is above the neuron's limit, for 1, 8 and 32 coordinates in
+    turn. What is not a number is kept.
+    """
+    size = abs(scale)
+    x, r_x = scale * t[s, 0], size * rest[s, 0]
+    for r in range(low, high):
+        highest[r - low] = start[s, r, 0] + leading[r] * x + radius[0, r] * r_x
+    n_kept = 0
+    for r in range(low, high):
+        kept[n_kept] = r
+        n_kept += not (highest[r - low] <= limit[r])
+    n_kept = _keep(FEW, 1, kept, n_kept, start, P, radius, limit, t, rest, s, scale, size)
+    return _keep(DIRECTIONS, 2, kept, n_kept, start, P, radius, limit, t, rest, s, scale, size)
 
 
 @njit(cache=True, fastmath={"contract"}, error_model="numpy", inline="always")
@@ -92,7 +114,7 @@ def _keep(
     n_coordinates: Any, level: Any, kept: Any, n_kept: Any, start: Any, P: Any, radius: Any, limit: Any, t: Any, rest: Any,
     s: Any, scale: Any, size: Any,
 ) -> Any:  # fmt: skip  # pragma: no cover
-    """Of the neurons kept[:n_kept] those that can fire on row s by the next bound move to the front. Returns their number."""
+    """Of the neurons kept[:n_kept] those that pass the next bound move to the front. Returns their number."""
     passed = 0
     for k in range(n_kept):
         r = kept[k]
@@ -173,9 +195,9 @@ def neuron_gradient(
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def update(
     neurons: Any, hidden: Any, moved: Any, ends: Any, order: Any, slopes: Any, a: Any, batch: Any, K: Any, t: Any,
-    leading: Any, P: Any, radius: Any, limit: Any, squared: Any, path: Any, terms: Any, precision: Any, longest: Any, scale: Any,
-    inverse: Any, b: Any, first: Any, stride: Any, slice_bits: Any, indptr: Any, rows: Any, alpha: Any, tail_first: Any,
-    tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
+    leading: Any, P: Any, radius: Any, limit: Any, squared: Any, path: Any, terms: Any, precision: Any, longest: Any,
+    scale: Any, inverse: Any, b: Any, first: Any, stride: Any, slice_bits: Any, indptr: Any, rows: Any, alpha: Any,
+    tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, batch[s]] += Σ_c slopes[s, c]·a[r, c] for every fired pair, and what that does to the neurons' bounds.
 
@@ -197,14 +219,14 @@ def update(
                 for c in range(1, a.shape[1]):
                     value += slopes[s, c] * a[r, c]
                 segment = first[r] + (i >> slice_bits) * stride[r]
-                start, stop = indptr[segment], indptr[segment + 1]
-                guess = start + ((stop - start) * (i & within) >> slice_bits)
-                add_entry(value, i, r, start, stop, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
+                begin, stop = indptr[segment], indptr[segment + 1]
+                guess = begin + ((stop - begin) * (i & within) >> slice_bits)
+                add_entry(value, i, r, begin, stop, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
                 along, p = moved[block, q], last[r - low]
-                before[q], row[q], coefficient[q], last[r - low] = p, i, value, q
                 while p >= 0:
                     along += coefficient[p] * K[s, row[p], 0]
                     p = before[p]
+                before[q], row[q], coefficient[q], last[r - low] = last[r - low], i, value, q
                 terms[r] += 1
                 path[r] += abs(value)
                 error = UNIT * (terms[r] + DIRECTIONS) + precision
