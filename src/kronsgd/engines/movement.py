@@ -54,7 +54,7 @@ class Movement:
         nystrom = Nystrom.of(features, normalize, generator(network.seed, "landmarks"))
         t, rest = nystrom.coordinates(features)
         scale = inverse_norms(features, normalize)
-        longest = float(np.sqrt(max((features.squared_norms() * scale**2).max(), 0)))
+        longest = float(np.sqrt((features.squared_norms() * scale**2).max(initial=0)))
         out = cls(
             network, nystrom, n, t, rest, longest, precision(features, network.dtype),
             squared=np.zeros(m), P=np.zeros((m, DIRECTIONS), np.float32), path=np.zeros(m), terms=np.zeros(m, np.int64),
@@ -102,7 +102,7 @@ class Movement:
         t, rest = self.nystrom.coordinates(fresh)
         norms = fresh.squared_norms() * inverse_norms(fresh, normalize) ** 2
         self.t, self.rest = np.concatenate([self.t, t]), np.concatenate([self.rest, rest])
-        self.longest = max(self.longest, float(np.sqrt(max(norms.max(), 0))))
+        self.longest = max(self.longest, float(np.sqrt(norms.max(initial=0))))
         self.precision = precision(features, self.network.dtype)
         self.refresh(alpha.scale)
         return self
