@@ -62,7 +62,7 @@ class Movement:
         )  # fmt: skip
         outside = out._rebuild(alpha)
         norms = (out.P.astype(np.float64) ** 2).sum(axis=1) + outside**2
-        out.squared = norms + out._hidden_by_rounding() if squared is None else squared.copy()
+        out.squared = norms + out.hidden_by_rounding() if squared is None else squared.copy()
         out.refresh(alpha.scale)
         return out
 
@@ -73,13 +73,14 @@ class Movement:
         kernels.rebuild(self.P, self.path, outside, self.terms, self.t, rest, *lists[:2], *lists[3:])
         return outside
 
-    def _hidden_by_rounding(self) -> Array:
+    def hidden_by_rounding(self) -> Array:
+        """The most by which `squared` may be too small. Shape: (m,)."""
         error = UNIT * (self.terms + 2 * DIRECTIONS) + self.precision
         return np.asarray(MARGIN * error * (self.path * self.longest) ** 2)
 
     def begin_epoch(self, alpha: Coefficients) -> None:
         """Start counting roundings anew. Cost: 64·nnz flops."""
-        self.squared = self.squared + self._hidden_by_rounding()
+        self.squared = self.squared + self.hidden_by_rounding()
         self._rebuild(alpha)
         self.refresh(alpha.scale)
 
@@ -97,7 +98,7 @@ class Movement:
         """Over more rows: the old directions until the rows are twice as many."""
         n = len(self.t)
         if features.n_rows >= 2 * self.n_at_start:
-            return Movement.of(self.network, features, normalize, alpha, self.squared + self._hidden_by_rounding())
+            return Movement.of(self.network, features, normalize, alpha, self.squared + self.hidden_by_rounding())
         fresh = features[np.arange(n, features.n_rows)]
         t, rest = self.nystrom.coordinates(fresh)
         norms = fresh.squared_norms() * inverse_norms(fresh, normalize) ** 2

@@ -9,7 +9,7 @@ are the scan engine's.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -129,11 +129,13 @@ class TreeEngine(ScanEngine):
         alpha, movement = state.coefficients, state.movement
         before = alpha.scale * step.decay
         alpha.decay(step.decay)
-        if alpha.scale != before:
+        added = step.coefficients
+        if alpha.scale != before:  # it has been multiplied in
             movement.multiply(before)
-        if abs(step.decay) > 1:
+            added = replace(added, activations=replace(added.activations, moved=added.activations.moved * before))
+        if alpha.scale != before or abs(step.decay) > 1:
             movement.refresh(alpha.scale)
-        self._add(state, movement, step.coefficients)
+        self._add(state, movement, added)
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights
 
@@ -172,7 +174,7 @@ class TreeEngine(ScanEngine):
     def arrays(self, state: ScanState) -> dict[str, Array]:
         arrays = super().arrays(state)
         if isinstance(state, TreeState) and state.movement is not None:
-            arrays["squared_norms"] = state.movement.squared + state.movement._hidden_by_rounding()
+            arrays["squared_norms"] = state.movement.squared + state.movement.hidden_by_rounding()
         return arrays
 
     def restore(self, state: ScanState, arrays: Mapping[str, Array]) -> None:
