@@ -13,7 +13,7 @@ $(VENV)/installed: $(SOURCES)
 	touch $@
 
 demo: $(VENV)/installed
-	$(BIN)/kronsgd train --dataset digits --features "(1 + x) ** 2" --test-fraction 0.2 --set n_hidden=2048 \
+	$(BIN)/kronsgd train --dataset digits --features "(1 + x) ** 2" --test-fraction 0.2 --n-hidden 2048 \
 	    --out runs/digits --force
 
 lint: $(VENV)/installed

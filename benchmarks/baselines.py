@@ -19,7 +19,7 @@ from sklearn.model_selection import KFold
 from sklearn.neural_network import MLPRegressor
 
 import kronsgd as ks
-from benchmarks.common import plot, report
+from benchmarks.common import report
 from kronsgd.datasets import make_kron_teacher
 
 ROWS, DIMS, ENTITIES, NEURONS, NOISE, M = 12_000, (12, 12), 300, 8, 0.1, 2048
@@ -116,11 +116,10 @@ def main() -> None:
         prediction = run()
         rows.append({"model": name, "relative error against the noiseless truth": float(np.mean((prediction - truth) ** 2)
                      / np.var(truth)), "seconds": round(time.perf_counter() - started, 1)})  # fmt: skip
-    plot("baselines", lambda axes: _draw(axes, rows))
-    report("baselines", "A planted interaction of two sides", "python -m benchmarks.run baselines", rows,
+    report("baselines", "A planted interaction of two sides", rows,
            f"{ROWS:,} random pairs of {ENTITIES} entities a side, {DIMS[0]} and {DIMS[1]} columns, labelled by {NEURONS} ReLU "
            f"neurons on the product, noise {NOISE}; a quarter of the pairs held out. Ridge: penalty by five folds, its search "
-           f"in the seconds; agrees with a direct solution to {difference:.1g}.")  # fmt: skip
+           f"in the seconds; agrees with a direct solution to {difference:.1g}.", draw=_draw)  # fmt: skip
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 def data_folder(name: str) -> Path:
     """The folder of a published set below $KRONSGD_DATA. SystemExit with the next step if it is not there."""
     root = os.environ.get("KRONSGD_DATA")
-    if root is None or not (Path(root) / name).is_dir():
+    if not root or not (Path(root) / name).is_dir():
         raise SystemExit(f"set KRONSGD_DATA to the folder that holds '{name}' (see the docstring of kronsgd.datasets).")
     return Path(root) / name
 
@@ -41,11 +41,20 @@ def commit() -> str:
     return run.stdout.strip() or "unknown"
 
 
-def report(name: str, claim: str, command: str, rows: list[dict[str, Any]], note: str = "") -> None:
-    """Print the rows as a table and keep them, with where and when, in results/NAME.json."""
+def report(
+    name: str, claim: str, rows: list[dict[str, Any]], note: str = "",
+    draw: Callable[[Any, list[dict[str, Any]]], None] | None = None,
+) -> None:  # fmt: skip
+    """Print the rows as a table and keep them, with where and when, in results/NAME.json.
+
+    `draw` puts the rows on a plot's axes, which is kept as results/NAME.svg.
+    """
+    if draw is not None:
+        plot(name, lambda axes: draw(axes, rows))
     print(f"\n{claim}\n{table(rows)}\n{note}")
     record = {
-        "name": name, "claim": claim, "command": command, "machine": machine(), "commit": commit(),
+        "name": name, "claim": claim, "command": f"python -m benchmarks.run {name}", "machine": machine(),
+        "commit": commit(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"), "rows": rows, "note": note,
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)

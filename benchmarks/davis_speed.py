@@ -16,7 +16,7 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.neural_network import MLPRegressor
 
 import kronsgd as ks
-from benchmarks.common import data_folder, plot, report, target
+from benchmarks.common import data_folder, report, target
 from kronsgd.datasets import load_davis
 
 GOAL = 0.215
@@ -79,13 +79,11 @@ def main() -> None:
     rows.append(timed("MLPRegressor((256, 256)), similarities side by side", MLPRegressor(**MLP), *plain))
     grid, scan = (r["ms an epoch, median"] for r in rows[:2])
     gap = abs(rows[0]["test MSE"] - rows[1]["test MSE"])
-    plot("davis_speed", lambda axes: _draw(axes, rows))
-    report("davis_speed", "Davis: an epoch on blocks of pairs, and the time to a good model",
-           "python -m benchmarks.run davis_speed", rows,
+    report("davis_speed", "Davis: an epoch on blocks of pairs, and the time to a good model", rows,
            f"All five training folds, fixed test list, m = 1,024. Over the same blocks the two engines' predictions differ by "
            f"{difference:.1g} of the largest. An epoch of the tuned models, scan / grid: {scan / grid:.1f} "
            f"({target(scan / grid, at_least=20)}); their test errors differ by {gap:.4f} "
-           f"({target(gap, at_most=0.003)}).")  # fmt: skip
+           f"({target(gap, at_most=0.003)}).", draw=_draw)  # fmt: skip
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import interleaved, plot, report, target
+from benchmarks.common import interleaved, report, target
 from benchmarks.limits import gemm_rates
 from benchmarks.opponents import SparseProduct, TorchDual, TorchDualColumns
 from benchmarks.problems import Training, cycle, firing, random_pairs
@@ -62,12 +63,12 @@ def main() -> None:
     with threads():
         difference = max(check_equal(share) for share in SHARES)
         rows = [measure(share, gemm) for share in SHARES]
-    plot("density", lambda axes: _draw(axes, rows, gemm))
-    report("density", "The scan's step at every density", "python -m benchmarks.run density", rows,
+    report("density", "The scan's step at every density", rows,
            f"n = m = {N:,}, {COLUMNS} ⊗ {COLUMNS}, batch {BATCH}, whole steps in the second epoch; the step size is so small "
            f"that firing stays as it starts. GFLOP/s: 2·S·nnz(α) over the whole step's time; matrix product: {gemm:.0f} "
            f"GFLOP/s, float32, measured just before. Targets: ≥ {EFFICIENCY} of it up to {100 * SPARSE:.0f} % fired, above "
-           f"that at least as fast as PyTorch with dense α. Losses agree to {difference:.1g} on small copies.")  # fmt: skip
+           f"that at least as fast as PyTorch with dense α. Losses agree to {difference:.1g} on small copies.",
+           draw=partial(_draw, gemm=gemm))  # fmt: skip
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]], gemm: float) -> None:

@@ -43,5 +43,5 @@ def main() -> None:
         rows.append({"model": name, "accuracy": f"{np.mean(right):.4f} ± {np.std(right):.4f}",
                      "log loss": float(np.mean(losses)),
                      "seconds for 5 fits": round(time.perf_counter() - started, 1)})  # fmt: skip
-    report("digits", "digits, five folds, defaults", "python -m benchmarks.run digits", rows,
+    report("digits", "digits, five folds, defaults", rows,
            "x = Dense(pixels, center=True). SVC's log loss is that of its Platt scaling.")  # fmt: skip

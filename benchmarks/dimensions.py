@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import kronsgd as ks
-from benchmarks.common import interleaved, plot, report, slope, target
+from benchmarks.common import interleaved, report, slope, target
 from benchmarks.opponents import TorchDense
 from benchmarks.problems import Training, automatic, random_pairs
 from kronsgd.parallel import threads
@@ -78,12 +78,11 @@ def main() -> None:
             })  # fmt: skip
     times = [row["median ms a step"] for row in rows]
     spread, exponent = max(times) / min(times), slope([2.0 ** int(r["dimensions"][2:]) for r in rows[:-1]], times[:-1])
-    plot("dimensions", lambda axes: _draw(axes, rows))
-    report("dimensions", "A step costs the same at every dimension", "python -m benchmarks.run dimensions", rows,
+    report("dimensions", "A step costs the same at every dimension", rows,
            f"n = m = {N:,}, batch 64, {FACTORS} factors of {ENTITIES} entities each under row indices of their own, one "
            f"threshold, second epoch, steps in turns. Slowest / fastest {spread:.3f} ({target(spread, at_most=SPREAD)}); "
            f"time ∝ d^{exponent:.4f} ({target(exponent, at_most=EXPONENT)}). Explicit PyTorch takes the same steps at 2^8 "
-           f"dimensions (losses to {difference:.1g}) and cannot hold 2^24.")  # fmt: skip
+           f"dimensions (losses to {difference:.1g}) and cannot hold 2^24.", draw=_draw)  # fmt: skip
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -71,6 +71,6 @@ def main() -> None:
         rows.append({"precision": dtype, "problems": count, "steps each": STEPS, "largest ‖W − W′‖/‖W‖": worst,
                      "allowed": limit, "pairs that fired in one engine only": differ,
                      "largest difference of those problems": flipped})  # fmt: skip
-    report("exactness", "scan takes the dense float64 engine's steps", "python -m benchmarks.run exactness", rows,
+    report("exactness", "scan takes the dense float64 engine's steps", rows,
            "Fired sets are compared at every step; in float32 a pair within rounding of the threshold may fire in one engine "
            "only, and from then on the two go their own ways: such problems are counted apart.")  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import interleaved, plot, report, slope, target
+from benchmarks.common import interleaved, report, slope, target
 from benchmarks.problems import Pairs, Training, automatic, random_pairs
 from kronsgd.engines import ENGINES
 from kronsgd.parallel import threads
@@ -103,11 +103,10 @@ def main() -> None:
         if "grid" in ENGINES:
             note = f"Grid and scan agree to {check_grid():.1g} on the same blocks. "
             rows.append(entry("pairs of a complete grid", {side**2: grid(side) for side in SIDES}))
-    plot("exponents", lambda axes: _draw(axes, rows))
-    report("exponents", "How the time of a step grows", "python -m benchmarks.run exponents", rows,
+    report("exponents", "How the time of a step grows", rows,
            f"{note}Least-squares slope of log time, whole steps after the first epoch, automatic threshold. Neurons: n = "
            f"{NEURONS_ROWS:,}; rows: m = {ROWS_NEURONS:,}; batch: n = m = {BATCHES_SIZE:,}; grid: m = {SIDES_NEURONS}, blocks "
-           f"of about {BLOCK:,} pairs, mean over an epoch.")  # fmt: skip
+           f"of about {BLOCK:,} pairs, mean over an epoch.", draw=_draw)  # fmt: skip
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:

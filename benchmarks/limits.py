@@ -39,4 +39,4 @@ def main() -> None:
     rows = [{"what": f"float32 product of {SIZE} × {SIZE} matrices, {name}", "rate": rate, "unit": "GFLOP/s"}
             for name, rate in gemm_rates().items()]  # fmt: skip
     rows.append({"what": f"reading {BYTES >> 20} MiB, PyTorch sum", "rate": read_rate(), "unit": "GB/s"})
-    report("limits", "What the machine can do", "python -m benchmarks.run limits", rows, f"Best of {REPETITIONS}, all cores.")
+    report("limits", "What the machine can do", rows, f"Best of {REPETITIONS}, all cores.")

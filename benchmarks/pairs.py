@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import kronsgd as ks
-from benchmarks.common import plot, report, target
+from benchmarks.common import report, target
 
 LEFT, RIGHT, SAMPLE = 2500, 4000, 8192  # ten million pairs
 TRAIN_LEFT, TRAIN_RIGHT, TRAIN_PAIRS, COLUMNS, M = 68, 442, 25_046, 32, 1024  # Davis's shape
@@ -78,10 +78,9 @@ def main() -> None:
     ]  # fmt: skip
     for row in rows:
         row.setdefault("predict_grid is faster", row["seconds"] / together)
-    plot("pairs", lambda axes: _draw(axes, rows))
-    report("pairs", f"Scores for {pairs:,} pairs of new entities", "python -m benchmarks.run pairs", rows,
+    report("pairs", f"Scores for {pairs:,} pairs of new entities", rows,
            f"{LEFT:,} × {RIGHT:,} new entities; trained on {TRAIN_PAIRS:,} of {TRAIN_LEFT} × {TRAIN_RIGHT} pairs, m = {M:,}. "
-           f"The two models' scores differ by {difference:.1g} of their deviation.")  # fmt: skip
+           f"The two models' scores differ by {difference:.1g} of their deviation.", draw=_draw)  # fmt: skip
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:

@@ -204,5 +204,4 @@ def main() -> None:
         f"{min(priors):.2f} to {max(priors):.2f} times. The benchmark's own process reached {resident:.0f} MiB of resident "
         "memory, compiled code and libraries included."
     )
-    report("planner", "The planner chooses the fastest engine and knows its memory", "python -m benchmarks.run planner",
-           rows, note)  # fmt: skip
+    report("planner", "The planner chooses the fastest engine and knows its memory", rows, note)  # fmt: skip

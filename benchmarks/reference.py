@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import available_memory, interleaved, peak_memory, plot, report, target
+from benchmarks.common import available_memory, interleaved, peak_memory, report, target
 from benchmarks.opponents import SparseProduct, TorchDense, TorchDual, TorchDualColumns, TorchFactored
 from benchmarks.problems import Training, automatic, cycle, random_pairs
 from kronsgd.parallel import threads
@@ -109,16 +109,16 @@ def main() -> None:
                  "ours is faster": seconds[FLOOR] / seconds[OURS]})  # fmt: skip
     rows.append({"step": f"{OURS}, first epoch", "ms": 1e3 * seconds["first epoch"]})
     rows.append({"step": OURS, "ms": ours, "peak MiB": peak, "beyond imports": beyond})
-    plot("reference", lambda axes: _draw(axes, [row for row in rows if "peak MiB" in row]))
-    report("reference", "The reference step against PyTorch", "python -m benchmarks.run reference", rows,
+    report("reference", "The reference step against PyTorch", rows,
            f"n = m = {N:,}, {COLUMNS} ⊗ {COLUMNS} from {ENTITIES} entities each, batch {BATCH}, automatic threshold ("
            f"{100 * seconds['fired']:.1f} % fired, {100 * seconds['nnz'] / (N * M):.1f} % of α filled), float32, medians from "
            f"the second epoch. Losses and weights agree to {difference:.1g} (two epochs of a small copy; three steps at full "
-           "size). Peaks: a new process each, two epochs of ours; beyond its imports and a tiny run of the same.")  # fmt: skip
+           "size). Peaks: a new process each, two epochs of ours; beyond its imports and a tiny run of the same.",
+           draw=_draw)  # fmt: skip
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
-    for k, row in enumerate(rows):
+    for k, row in enumerate(row for row in rows if "peak MiB" in row):
         axes.plot(row["ms"], row["beyond imports"], "o", label=row["step"], color=f"C{k}")
     axes.margins(0.15)
     axes.set(xscale="log", yscale="log", xlabel="ms a step", ylabel="MiB beyond imports")

@@ -52,4 +52,4 @@ def main() -> None:
         {"what": "fit: call to end of first step (n = 2,000, m = 2,048, second run)", "median s": steps[2], "max s": steps[-1],
          "optional packages loaded": ""},
     ]  # fmt: skip
-    report("startup", "a second process starts at once", "python -m benchmarks.run startup", rows)
+    report("startup", "a second process starts at once", rows)

@@ -15,7 +15,6 @@ from kronsgd.kernels import panels, products
 from kronsgd.kernels import scan as kernels
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer
-from kronsgd.parallel import threads
 from kronsgd.training import train_step
 
 N_ENTITIES, N_ROWS, BATCH, N_STEPS = 30, 60, 16, 3
@@ -24,11 +23,7 @@ KERNELS = {
 }  # fmt: skip
 PRODUCTS = {"2^12": 8, "2^24": 64, "2^40": 1024}
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with threads(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def four_factors(columns, infinite=False):

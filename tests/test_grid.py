@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 
+from helpers.arrays import relative
 from kronsgd import RBF, Dense, KronClassifier, KronRegressor, OneHot, load
 from kronsgd.engines import DenseEngine, GridEngine, ScanEngine
 from kronsgd.engines import cells as cells_module
@@ -39,10 +40,6 @@ def three_factors(n=600, seed=0):
 def target(X, seed=0, columns=None):
     shape = X.n_rows if columns is None else (X.n_rows, columns)
     return np.random.default_rng(seed).normal(size=shape)
-
-
-def relative(a, b):
-    return np.linalg.norm(a - b) / np.linalg.norm(b)
 
 
 OPTIONS = {

@@ -15,14 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from kronsgd import Dense, KronClassifier, KronRegressor
-from kronsgd.parallel import threads
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Tiny problems gain nothing from threads, and lose much on a busy machine."""
-    with threads(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 QUICK = {"n_hidden": 64, "n_jobs": 1, "random_state": 0, "max_iter": 15, "output_scale": 0.3}

@@ -13,7 +13,6 @@ from kronsgd import Dense, KronRegressor, OneHot, StopReason
 from kronsgd.engines import ENGINES
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer
-from kronsgd.parallel import threads
 from kronsgd.training import (
     SCHEDULES,
     Diverged,
@@ -26,11 +25,7 @@ from kronsgd.training import (
     train_step,
 )
 
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    with threads(1):
-        yield
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def problem(n=24, **options):

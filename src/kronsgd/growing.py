@@ -47,6 +47,9 @@ class Room:
     def __init__(self) -> None:
         self._kept: dict[str, Growing] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Room, ()
+
     def append(self, name: str, array: Array, more: Array) -> Array:
         """`array` with `more` behind it, in the array's precision; in place where this room has given `array`."""
         kept = self._kept.get(name)

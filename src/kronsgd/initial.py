@@ -190,10 +190,12 @@ class StartingValues:
 
     def extend(self, rows: Features) -> None:
         """Take more rows: `rows` starts with those known. Cost: that of the new rows, where tables have grown in place."""
-        if not starts_with(rows, self._rows):
+        before = self._rows.n_rows
+        if rows is self._rows:
+            return
+        if rows.n_rows == before or not starts_with(rows, self._rows):
             self._build(rows)
             return
-        before = self._rows.n_rows
         self._scales.append(inverse_norms(added_rows(rows, before), self._normalize))
         self._rows, self._all = rows, None
         if self._dense:

@@ -16,7 +16,9 @@ __all__ = ["TwoLayer", "auto_threshold", "generator"]
 
 Array = NDArray[Any]
 MAX_BLOCKS = 64  # whatever the number of threads or machines, so that neither changes a result
-PURPOSES = {"output weights": 0, "leaf": 1, "constant": 2, "gaussian": 3, "shuffle": 4, "validation": 5, "probe": 6}
+PURPOSES = {name: k for k, name in enumerate(
+    ("output weights", "leaf", "constant", "gaussian", "shuffle", "validation", "probe", "landmarks")
+)}  # fmt: skip
 
 
 def auto_threshold(n_hidden: int) -> float:

@@ -34,6 +34,9 @@ class Flags:
     search: list[str] = field(default_factory=list)
     folds: int | None = None
     seeds: int | None = None
+    n_hidden: int | None = None
+    batch_size: int | None = None
+    memory_limit: str | None = None
 
 
 def read_toml(path: Path | None) -> dict[str, Any]:
@@ -62,15 +65,16 @@ def merge(raw: dict[str, Any], flags: Flags) -> dict[str, Any]:
         ("pairs", "file"): _absolute(flags.pairs), ("pairs", "target"): flags.target, ("pairs", "weight"): flags.weight,
         ("features", "expression"): flags.features, ("validation", "file"): _absolute(flags.test),
         ("validation", "fraction"): flags.test_fraction, ("search", "folds"): flags.folds,
-        ("ensemble", "seeds"): flags.seeds,
+        ("ensemble", "seeds"): flags.seeds, ("model", "n_hidden"): flags.n_hidden,
+        ("model", "batch_size"): flags.batch_size, ("model", "memory_limit"): flags.memory_limit,
     }  # fmt: skip
-    for (section, key), value in single.items():
-        if value is not None:
-            _section(raw, section)[key] = value
     for name, text in (split_flag("--option", item) for item in flags.option):
         _section(raw, "data")[name] = text
     for name, text in (split_flag("--set", item) for item in flags.set_):
         _section(raw, "model")[name] = text
+    for (section, key), value in single.items():  # after --set, over which a parameter's own flag wins
+        if value is not None:
+            _section(raw, section)[key] = value
     for name, text in (split_flag("--search", item) for item in flags.search):
         _section(raw, "search")[name] = [number_or_text(part.strip()) for part in text.split(",")]
     for name, table in (table_flag(item) for item in flags.table):

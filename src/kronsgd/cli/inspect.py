@@ -45,7 +45,7 @@ def _describe(model: Any) -> dict[str, Any]:
         "memory": f"{stored}, {size:.2f} MiB",
         "parameters": ", ".join(f"{k}={v}" for k, v in changed(model.get_params()).items()) or "all at their defaults",
         "history": _history(model),
-        "stopped": f"{model.stop_reason_.name}: {model.stop_reason_.value}",
+        "training ended": f"{model.stop_reason_.name}: {model.stop_reason_.value}",
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,15 +52,14 @@ def plan(
 
     Example: kronsgd plan --dataset digits --n-hidden 8192 --memory-limit "4 GiB"
     """
-    short = {"n_hidden": n_hidden, "batch_size": batch_size, "memory_limit": memory_limit}
-    settings = [*(set_ or []), *(f"{name}={value}" for name, value in short.items() if value is not None)]
-    flags = Flags(
-        dataset, data, option or [], task, table or [], pairs, target, weight, column or [], features,
-        test_fraction=test_fraction, set_=settings,
+    model = Flags(set_=set_ or [], n_hidden=n_hidden, batch_size=batch_size, memory_limit=memory_limit)
+    flags = replace(
+        model, dataset=dataset, data=data, option=option or [], task=task, table=table or [], pairs=pairs, target=target,
+        weight=weight, column=column or [], features=features, test_fraction=test_fraction,
     )  # fmt: skip
     if calibrate:
         _calibrate(quiet=json_)
-        if config is None and flags == Flags(set_=settings):
+        if config is None and flags == model:
             return
     checked = build_config(merge(read_toml(config), flags))
     planned = plan_problem(load_data(checked).problem, checked.model)

@@ -28,11 +28,14 @@ def predict(
     pairs: PairsFile = None,
     table: NewTable = None,
     column: Column = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
 ) -> None:
     """Predict pairs of entities by their ids; a run with one table also predicts that table's rows without --pairs.
 
     Example: kronsgd predict runs/own --pairs new.csv --out predictions.csv
     """
+    if out.is_file() and not force:
+        raise ValueError(f"the file {out} exists; give another --out, or --force to replace it.")
     opened = changed_tables(open_run(run), table or [], column or [])
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise ValueError(f"{out} cannot be written; give a file in an existing folder with --out.")

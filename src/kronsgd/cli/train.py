@@ -5,6 +5,7 @@ from __future__ import annotations
 from kronsgd.cli.config import build_config
 from kronsgd.cli.flags import Flags, merge, read_toml
 from kronsgd.cli.options import (
+    BatchSize,
     Column,
     ConfigFile,
     DataFolder,
@@ -12,7 +13,9 @@ from kronsgd.cli.options import (
     Expression,
     Folds,
     Force,
+    Hidden,
     LoaderOption,
+    MemoryLimit,
     Out,
     PairsFile,
     Parameter,
@@ -37,16 +40,16 @@ def train(
     table: TableFile = None, pairs: PairsFile = None, target: Target = None, weight: Weight = None,
     column: Column = None, test: TestFile = None, test_fraction: TestFraction = None,
     features: Expression = None, set_: Parameter = None, search: SearchList = None, folds: Folds = None,
-    seeds: Seeds = None,
+    seeds: Seeds = None, n_hidden: Hidden = None, batch_size: BatchSize = None, memory_limit: MemoryLimit = None,
 ) -> None:  # fmt: skip
     """Train on a published set or on your own tables, and write a run folder.
 
-    Example: kronsgd train --dataset digits --test-fraction 0.2 --set n_hidden=512 --out runs/digits
+    Example: kronsgd train --dataset digits --test-fraction 0.2 --n-hidden 512 --out runs/digits
 
     Example: kronsgd train --table drug=drugs.npz --table protein=proteins.npz:kernel --pairs pairs.csv --out runs/own
     """
     flags = Flags(
         dataset, data, option or [], task, table or [], pairs, target, weight, column or [], features, test,
-        test_fraction, set_ or [], search or [], folds, seeds,
+        test_fraction, set_ or [], search or [], folds, seeds, n_hidden, batch_size, memory_limit,
     )  # fmt: skip
     run_training(build_config(merge(read_toml(config), flags)), out, force=force, quiet=quiet)

@@ -160,7 +160,7 @@ def _conclude(config: Config, fitted: list[Fitted], metrics: dict[str, Any], out
         columns[part_name] = {k: number(v) for k, v in metrics[part].items()}
     score_table(columns, f"Scores after {metrics['seconds']:.1f} s of training")
     reason = fitted[-1].model.stop_reason_
-    say_plain(f"stopped: {reason.value}")
+    say_plain(f"training ended: {reason.value}")
     if "test" not in metrics:
         flag = "--test-fraction 0.2" if config.data.dataset else "--test FILE or --test-fraction 0.2"
         say_plain(f"no test rows: give {flag} to see how well new rows are predicted.")

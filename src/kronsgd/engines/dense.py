@@ -102,8 +102,9 @@ class DenseEngine(Engine):
             state.output_weights = state.output_weights + step.output_weights
 
     def extend(self, state: DenseState, features: Features) -> DenseState:
-        added = added_rows(features, len(state.rows))
-        state.coordinates.append(_coordinates(state.basis, added, state.normalize, state.network.dtype))
+        if features.n_rows > len(state.rows):  # a leaf has no coordinates of no rows
+            added = added_rows(features, len(state.rows))
+            state.coordinates.append(_coordinates(state.basis, added, state.normalize, state.network.dtype))
         state.features = features
         return state
 

@@ -25,7 +25,7 @@ from kronsgd.kernels import scan as kernels
 from kronsgd.network import TwoLayer
 from kronsgd.validation import check_array
 
-__all__ = ["ScanEngine", "ScanState"]
+__all__ = ["ScanEngine", "ScanState", "lanes_for"]
 
 
 @dataclass
@@ -55,6 +55,11 @@ class ScanActivations(Activations):
     fired: NDArray[np.uint64]  # (tiles, m): bit s of neuron r is set where it fires on row s of the tile
 
 
+def lanes_for(size: int) -> int:
+    """Columns of a tile of a batch of so many rows."""
+    return next((width for width in kernels.LANES if size <= width), kernels.LANES[-1])
+
+
 class ScanEngine(Engine):
     """Evaluates every neuron on every row of the batch. Cost of a step: 2·S·nnz(α) flops + 2·S·n gathers per factor."""
 
@@ -80,9 +85,9 @@ class ScanEngine(Engine):
         """Do without inner products between all entities, which take as many for a new one as there are."""
         state.gram.caching = state.start.caching = not on
 
-    def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> ScanActivations:
+    def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> Activations:
         network, alpha, bounds = state.network, state.coefficients, state.network.blocks
-        lanes = next((w for w in kernels.LANES if len(rows) <= w), kernels.LANES[-1])
+        lanes = lanes_for(len(rows))
         n_tiles, m = -(-len(rows) // lanes), network.n_hidden
         buffers, real = (view or state).buffers, np.dtype(network.dtype).type
         panel = state.gram.panel(rows, lanes, view.features if view else None, buffers)
@@ -105,9 +110,8 @@ class ScanEngine(Engine):
         features = compress(features)
         return ScanView(features, state.initial.values(features, state.normalize, state.network.dtype))
 
-    def backward(
-        self, state: ScanState, activations: ScanActivations, slopes: Array, step: float, alpha: float = 0.0
-    ) -> Step:
+    def backward(self, state: ScanState, activations: Activations, slopes: Array, step: float, alpha: float = 0.0) -> Step:
+        assert isinstance(activations, ScanActivations)
         network, hidden = state.network, activations.hidden
         scaled = tiled((-step * network.scale * slopes).T, hidden.shape[2], hidden.dtype)
         change = None

@@ -20,7 +20,7 @@ from kronsgd.engines import ENGINES, Engine
 from kronsgd.estimators.files import load_model, save_model
 from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
 from kronsgd.estimators.pairs import PairScores
-from kronsgd.estimators.parameters import check_known, check_params, unchanged_on_error
+from kronsgd.estimators.parameters import check_known, check_params, names_checked, unchanged_on_error
 from kronsgd.estimators.planning import measured_plan, planned
 from kronsgd.estimators.stream import grow, partial_fit
 from kronsgd.features.base import Features
@@ -62,6 +62,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         super().__init_subclass__(**kwargs)
         KronEstimator.registry[cls.__name__] = cls
 
+    @names_checked
     def __init__(
         self,
         n_hidden: int = 1024,

@@ -46,8 +46,9 @@ class PairScores:
     def top_k(self, X: Features, k: int) -> tuple[Array, Array]:
         """(right entities, scores) of the k best-scored partners of every left entity, best first; see `predict_grid`.
 
-        Holds one block of scores at a time. Shape: (left entities, k) each, k at most the number of right entities; of
-        equal scores the one with the smaller number comes first. ValueError for models with several scores for a row.
+        Holds one block of scores at a time. Shape: (left entities, k) each, or as many columns as there are right entities
+        where those are fewer than k: all partners, ranked. Of equal scores the one with the smaller number comes first.
+        ValueError for models with several scores for a row.
         """
         left, right = _tables(X)
         k = min(check_integer("k", k, 1), right.n_entities)

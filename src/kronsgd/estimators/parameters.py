@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 import math
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, ParamSpec
 
 from kronsgd.engines import ENGINES
 from kronsgd.planner.limits import parse_memory
 from kronsgd.training import BATCHINGS, SCHEDULES
 from kronsgd.validation import check_choice, check_integer, check_real, check_switch, did_you_mean
 
-__all__ = ["PARAMETERS", "check_known", "check_params", "unchanged_on_error"]
+__all__ = ["PARAMETERS", "check_known", "check_params", "names_checked", "unchanged_on_error"]
+
+P = ParamSpec("P")
 
 SWITCHES = (
     "antisymmetric", "train_output", "normalize", "standardize", "shuffle", "early_stopping", "warm_start", "verbose",
@@ -80,8 +84,8 @@ PARAMETERS = """
     n_jobs : int or None, default=None
         Threads; None uses all. The result does not depend on it.
     memory_limit : float, str or "auto", default="auto"
-        Memory that fit may take: bytes, or text such as "8 GiB"; "auto" is 0.9 of what is free. What cannot fit is refused
-        before it is allocated.
+        Memory that fit may take: bytes (1 MiB or more), or text such as "8 GiB"; "auto" is 0.9 of what is free. What
+        cannot fit is refused before it is allocated.
     verbose : bool, default=False
         Show a progress bar.
 
@@ -98,13 +102,28 @@ PARAMETERS = """
     """
 
 
+def names_checked(init: Callable[P, None]) -> Callable[P, None]:
+    """`__init__` with a suggestion for a misspelt name; scikit-learn still sees its signature."""
+    known = sorted(set(inspect.signature(init).parameters) - {"self"})
+
+    @functools.wraps(init)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        _check_names(type(args[0]).__name__, kwargs, known, TypeError)
+        init(*args, **kwargs)
+
+    return checked
+
+
 def check_known(model: Any, names: Iterable[str]) -> None:
     """Raise ValueError, with a suggestion, for the first name that is not a parameter."""
-    known = sorted(model.get_params())
+    _check_names(type(model).__name__, names, sorted(model.get_params()), ValueError)
+
+
+def _check_names(owner: str, names: Iterable[str], known: list[str], kind: type[Exception]) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(
-                f"Invalid parameter {name!r} for estimator {type(model).__name__}; valid parameters are {known}."
+            raise kind(
+                f"Invalid parameter {name!r} for estimator {owner}; valid parameters are {known}."
                 f"{did_you_mean(name, known)}"
             )
 

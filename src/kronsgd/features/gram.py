@@ -82,9 +82,12 @@ class RowGram:
 
         Inner products between entities that were kept are dropped, for each new entity would take as many as there are.
         """
+        if features is self.features:
+            return
         n = self.n_rows
         leaves = dict(zip(map(id, self.features.leaves()), features.leaves(), strict=True))
-        tree = regrouped(self._tree, leaves, (n, features.n_rows)) if starts_with(features, self.features) else None
+        grown = features.n_rows > n and starts_with(features, self.features)
+        tree = regrouped(self._tree, leaves, (n, features.n_rows)) if grown else None
         if tree is None:
             self._build(features)
             return

@@ -165,6 +165,14 @@ class Kernel(SpanLeaf):
     def entity_squared_norms(self) -> Array:
         return np.concatenate([np.diag(self.gram), self.self_similarity])[self.codes]
 
+    def precision(self) -> float:
+        """A table of published similarities may have negative eigenvalues, and so may what new entities were said to have."""
+        whole = self.entity_inner(self, slice(None), slice(None))
+        np.fill_diagonal(whole, np.minimum(np.diag(whole), self.entity_squared_norms()))
+        smallest = float(scipy.linalg.eigvalsh((whole + whole.T) / 2, subset_by_index=[0, 0])[0])
+        least = float(np.abs(np.diag(whole)).min())
+        return super().precision() + (max(-smallest, 0.0) / least if least > 0 else math.inf)
+
     def inverse_root(self) -> Array:
         if self._root is None:
             base = copy.copy(self)
@@ -258,6 +266,9 @@ class VectorKernel(SpanLeaf):
 
     def entity_squared_norms(self) -> Array:
         return np.ones(self.n_entities)
+
+    def precision(self) -> float:
+        return 16 * self.array.shape[1] * float(np.finfo(np.float64).eps)
 
     def expression(self) -> str:
         return f"{type(self).__name__}({self.n_entities:,} × {self.array.shape[1]:,})"

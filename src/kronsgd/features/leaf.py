@@ -114,6 +114,14 @@ class Leaf(Features):
         """⟨e, e⟩ for each entity. Shape: (n_entities,)."""
         return np.array([self.entity_inner(self, slice(e, e + 1), slice(e, e + 1))[0, 0] for e in range(self.n_entities)])
 
+    def in_double_precision(self) -> Self:
+        """The same entities as float64, so that inner products with them are taken in double precision."""
+        return self
+
+    def precision(self) -> float:
+        """How far inner products of unit-norm entities may be from those of a feature space: rounding, in most leaves."""
+        return float(self.n_coordinates * np.finfo(self.dtype).eps)
+
     @property
     def rows(self) -> NDArray[np.int64] | slice:
         """The entity of each row, as something that indexes entities."""

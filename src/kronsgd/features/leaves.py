@@ -108,6 +108,9 @@ class Dense(Leaf):
     def grow(self, other: Dense, room: Room) -> Self:
         return self._over(room.append("array", self.array, other.array))
 
+    def in_double_precision(self) -> Self:
+        return self._over(self.array.astype(np.float64)).with_index(self.index)
+
     def _over(self, array: Array) -> Self:
         out = copy.copy(self)
         out.array, out.index = array, None
@@ -190,6 +193,12 @@ class Sparse(Leaf):
         data, indices = room.append("data", mine.data, its.data), room.append("indices", mine.indices, its.indices)
         indptr = room.append("indptr", mine.indptr, mine.indptr[-1] + its.indptr[1:])
         return self._over(sp.csr_array((data, indices, indptr), shape=(len(indptr) - 1, self.dim)))
+
+    def in_double_precision(self) -> Self:
+        return self._over(self.matrix.astype(np.float64)).with_index(self.index)
+
+    def precision(self) -> float:
+        return float(max(np.diff(self.matrix.indptr).max(), 1) * np.finfo(self.dtype).eps)
 
     def _over(self, matrix: Any) -> Self:
         out = copy.copy(self)

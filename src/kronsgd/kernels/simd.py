@@ -10,9 +10,10 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["add_products", "add_rows", "equal_bits", "lowest_bit", "prefetch", "rectify"]
+__all__ = ["add_products", "add_rows", "add_together", "dot", "equal_bits", "lowest_bit", "prefetch", "rectify"]
 
 INT64 = ir.IntType(64)
 ONE = ir.Constant(INT64, 1)
@@ -94,6 +95,75 @@ def add_rows(
         result.add_incoming(added, body)
         vectors.store(result, out, offset)
         return context.get_dummy_value()
+
+    return signature, build
+
+
+@intrinsic
+def add_together(
+    typing: Any, out: Any, table: Any, first: Any, index: Any, value: Any, starts: Any, n: Any
+) -> Any:
+    """out.flat[c] += Σ_{p < n} value[starts[c] + p]·table.flat[first + index[starts[c] + p]] for every c of a few sums.
+
+    The sums' additions alternate, because each waits for the one before it in its own sum. Cost: 2·n flops for each sum.
+    """
+    if not isinstance(starts, types.UniTuple):
+        return None
+    signature = types.void(out, table, types.intp, index, value, starts, types.intp)
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        out, table, first, index, value, starts, n = arguments
+        vectors = _Vectors(context, builder, signature.args[1].dtype, 1)
+        out, table, index, value = (
+            vectors.data(signature.args[k], array) for k, array in ((0, out), (1, table), (3, index), (4, value))
+        )
+        firsts = cgutils.unpack_tuple(builder, starts, signature.args[5].count)
+        places = [ir.Constant(INT64, c) for c in range(len(firsts))]
+        entry, body, done = builder.block, builder.append_basic_block("body"), builder.append_basic_block("done")
+        before = [vectors.load(out, place) for place in places]
+        builder.cbranch(builder.icmp_signed("<", ir.Constant(INT64, 0), n), body, done)
+
+        builder.position_at_end(body)
+        p, totals = builder.phi(INT64), [builder.phi(vectors.type) for _ in places]
+        added = []
+        for start, total in zip(firsts, totals, strict=True):
+            q = builder.add(start, p)
+            j = builder.add(builder.sext(builder.load(builder.gep(index, [q])), INT64), first)
+            added.append(vectors.multiply_add(vectors.load(value, q), vectors.load(table, j), total))
+        p_next = builder.add(p, ONE)
+        builder.cbranch(builder.icmp_signed("<", p_next, n), body, done)
+        p.add_incoming(ir.Constant(INT64, 0), entry)
+        p.add_incoming(p_next, body)
+
+        builder.position_at_end(done)
+        results = [builder.phi(vectors.type) for _ in places]
+        for phis in (totals, results):
+            for phi, initially, later in zip(phis, before, added, strict=True):
+                phi.add_incoming(initially, entry)
+                phi.add_incoming(later, body)
+        for result, place in zip(results, places, strict=True):
+            vectors.store(result, out, place)
+        return context.get_dummy_value()
+
+    return signature, build
+
+
+@intrinsic(prefer_literal=True)
+def dot(typing: Any, lanes: Any, a: Any, a_offset: Any, b: Any, b_offset: Any) -> Any:
+    """Σ_{k < lanes} a.flat[a_offset + k]·b.flat[b_offset + k], added up in any order. Cost: 2·lanes flops."""
+    if not isinstance(lanes, types.IntegerLiteral):
+        return None
+    signature = a.dtype(lanes, a, types.intp, b, types.intp)
+
+    def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        vectors = _Vectors(context, builder, signature.args[1].dtype, signature.args[0].literal_value)
+        rows = [
+            vectors.load(vectors.data(signature.args[k], arguments[k]), arguments[k + 1]) for k in (1, 3)
+        ]
+        scalar = vectors.type.element
+        name = f"llvm.vector.reduce.fadd.v{vectors.lanes}f{8 * vectors.bytes}"
+        function = builder.module.declare_intrinsic(name, (), ir.FunctionType(scalar, [scalar, vectors.type]))
+        return builder.call(function, [ir.Constant(scalar, 0.0), builder.fmul(*rows)], fastmath=("reassoc",))
 
     return signature, build
 

@@ -10,6 +10,7 @@ from pathlib import Path
 __all__ = ["available_memory", "describe_bytes", "parse_memory"]
 
 SHARE = 0.9  # of the memory that is free now; the rest is left to everything else
+LEAST = 2.0**20  # bytes: no training fits into less, and who writes 0.5 means a share or gigabytes
 UNITS = {"": 1, "b": 1} | {f"{p}{i}b": base**k for i, base in (("", 1000), ("i", 1024)) for k, p in enumerate("kmgt", 1)}
 
 
@@ -29,6 +30,11 @@ def parse_memory(value: int | float | str) -> float:
     size = float(found[1]) * UNITS.get(found[2], 0) if found else 0.0
     if not 0 < size < math.inf:
         raise ValueError(f'memory_limit={value!r} is no amount of memory; give bytes, a text such as "8 GiB", or "auto".')
+    if size < LEAST:
+        raise ValueError(
+            f'memory_limit={value!r} is {size:g} bytes, less than 1 MiB; give bytes, such as {8 * 2**30}, a text such as '
+            '"8 GiB", or "auto".'
+        )
     return size
 
 

@@ -12,13 +12,16 @@ from kronsgd.engines.base import PREDICT_BATCH
 from kronsgd.engines.coefficients import LISTS_PER_TAIL, STEPS, TAIL
 from kronsgd.engines.dense import TILE
 from kronsgd.engines.grid import PREDICT_ROWS
+from kronsgd.engines.scan import lanes_for
 from kronsgd.engines.segments import bits_for
+from kronsgd.features.nystrom import CHUNK, LANDMARKS
 from kronsgd.initial import CACHE_BYTES, LOT, MOST_DRAWS
 from kronsgd.kernels.grid import ROWS
 from kronsgd.kernels.scan import LANES
+from kronsgd.kernels.tree import DIRECTIONS, LEVELS
 from kronsgd.parallel import n_threads
 from kronsgd.planner.problem import Problem, Table
-from kronsgd.planner.work import grid_cells, grid_lanes, lanes_of
+from kronsgd.planner.work import grid_cells, grid_lanes
 
 __all__ = ["PEAK_STAGES", "peak_bytes"]
 
@@ -113,7 +116,7 @@ def _scan(p: Problem) -> list[dict[str, float]]:
     making = _lots(p) if rank else 8.0 * p.d * (2 * n + m / 64)
 
     def evaluated(rows: int) -> dict[str, float]:
-        width = -(-rows // lanes_of(rows)) * lanes_of(rows)
+        width = -(-rows // lanes_for(rows)) * lanes_for(rows)
         hidden = m * width * (item + 2 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
         values = 0.0 if rank and p.passes == 1 else float(rows * m * item * (len(p.tables) + 2) * max(rank, 1))
         panel = float(n * width * item) * (1 + p.nested)
@@ -138,6 +141,16 @@ def _scan(p: Problem) -> list[dict[str, float]]:
         best = {"best model": at_rest["best model"]}
         stages += [{**state, **compacting, **best}, {**state, **at_rest, **validating}, {**state, **saving}]
     return stages
+
+
+def _tree(p: Problem) -> list[dict[str, float]]:
+    m, n, c, item, size = p.network.n_hidden, p.n_rows, p.network.n_outputs, p.itemsize, _largest_batch(p)
+    rows, block = max(size, p.schedule.probe), max(size for _, _, size in p.network.block_sizes())
+    bounds = 4.0 * ((DIRECTIONS + len(LEVELS)) * n + (DIRECTIONS + len(LEVELS) + 2) * m) + 24.0 * m
+    pairs = rows * (64.0 * block * (12 + item) + m * item + n * item * (1 + p.nested) + 64 * c * item)
+    landmarks = float(min(n, LANDMARKS))
+    inner = min(n, CHUNK) * landmarks * 8 * (1 + p.inner_arrays) + 4 * 8 * landmarks**2
+    return [{**stage, "bounds": bounds, "pairs": pairs, "making directions": inner} for stage in _scan(p)]
 
 
 def _dense(p: Problem) -> list[dict[str, float]]:
@@ -189,4 +202,5 @@ def _grid(p: Problem) -> list[dict[str, float]]:
     return stages
 
 
-PEAK_STAGES: dict[str, Callable[[Problem], list[dict[str, float]]]] = {"dense": _dense, "scan": _scan, "grid": _grid}
+Stages = Callable[[Problem], list[dict[str, float]]]
+PEAK_STAGES: dict[str, Stages] = {"dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree}

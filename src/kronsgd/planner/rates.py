@@ -17,8 +17,9 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kronsgd.engines.scan import lanes_for
 from kronsgd.parallel import n_threads
-from kronsgd.planner.work import Work, lanes_of
+from kronsgd.planner.work import Work
 
 __all__ = ["BUILT_IN", "Rates", "cache_file", "current_rates", "machine_key", "save_rates"]
 
@@ -39,7 +40,7 @@ class Rates:
     def seconds(self, work: Work, itemsize: int, columns: int) -> float:
         """Time of some work on batches of `columns` rows."""
         kind = 0 if itemsize == 4 else 1
-        lanes = self.narrow if lanes_of(columns) == 16 else self.lanes
+        lanes = self.narrow if lanes_for(columns) == 16 else self.lanes
         return (
             work.gemm / self.gemm[kind] + (work.lanes + work.tiles / TILES) / lanes[kind] + work.moved / self.moved
             + work.gathered / self.gathered + work.scalar / self.scalar + work.calls * self.call

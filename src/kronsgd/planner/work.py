@@ -7,9 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kronsgd.engines.dense import TILE
+from kronsgd.engines.scan import lanes_for
+from kronsgd.kernels.tree import DIRECTIONS
 from kronsgd.planner.problem import Problem
 
-__all__ = ["STEP_WORK", "Work", "epoch_steps", "grid_cells", "grid_lanes", "lanes_of"]
+__all__ = ["STEP_WORK", "Work", "epoch_steps", "grid_cells", "grid_lanes"]
+
+
+LOOSE = 1.7  # pairs that the tree engine evaluates, in multiples of those that fire (measured)
+LONGER = 1.5  # their neurons' lists, in multiples of the mean: who fires here fires often
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,6 @@ class Work:
         return self.gemm + self.lanes + self.tiles + self.scalar
 
 
-def lanes_of(size: int) -> int:
-    """Columns of a tile of the batch in the scan engine."""
-    return 16 if size <= 16 else 64
-
-
 def _dense(p: Problem) -> dict[str, Work]:
     size, m, d = p.schedule.batch_size, p.network.n_hidden, p.d
     tiles = -(-m // TILE)
@@ -48,8 +49,13 @@ def _dense(p: Problem) -> dict[str, Work]:
 
 
 def _scan(p: Problem) -> dict[str, Work]:
+    return _lazy(p, lanes_for(p.schedule.batch_size))
+
+
+def _lazy(p: Problem, lanes: int) -> dict[str, Work]:
+    """Panels of so many columns, and every neuron evaluated."""
     size, m, n, c, item = p.schedule.batch_size, p.network.n_hidden, p.n_rows, p.network.n_outputs, p.itemsize
-    width = -(-size // lanes_of(size)) * lanes_of(size)
+    width = -(-size // lanes) * lanes
     entities = sum(table.entities for table in p.tables)
     kept = p.kept()
     anew = sum(2.0 * table.entities * size * table.dim for table in p.tables if table not in kept)
@@ -62,6 +68,19 @@ def _scan(p: Problem) -> dict[str, Work]:
         "start": Work(gathered=float(size * m * (1 if p.rank < 2 else 2 * p.rank) * len(p.tables)), calls=6),
         "coefficients": Work(lanes=2.0 * width * (p.alpha * n * m + m * c), moved=1.5 * item * width * m, calls=12),
         "record": Work(scalar=fired * (2 * c + math.log2(2 + p.alpha * n)) + m * width / 64, calls=3),
+    }
+
+
+def _tree(p: Problem) -> dict[str, Work]:
+    size, m, c = p.schedule.batch_size, p.network.n_hidden, p.network.n_outputs
+    fired, evaluated = p.fired * size * m, min(1.0, LOOSE * p.fired) * size * m
+    scan = _lazy(p, 1)
+    return {
+        "panel": scan["panel"],
+        "start": scan["start"],
+        "bounds": Work(moved=10.0 * size * m, scalar=8 * evaluated, calls=14),
+        "evaluation": Work(scalar=evaluated * LONGER * p.alpha * p.n_rows),
+        "update": Work(scalar=fired * (2 * c + 2 * DIRECTIONS + math.log2(2 + p.alpha * p.n_rows)), moved=8.0 * m, calls=25),
     }
 
 
@@ -109,4 +128,4 @@ def _grid(p: Problem) -> dict[str, Work]:
     }
 
 
-STEP_WORK: dict[str, Callable[[Problem], dict[str, Work]]] = {"dense": _dense, "scan": _scan, "grid": _grid}
+STEP_WORK: dict[str, Callable[[Problem], dict[str, Work]]] = {"dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree}

@@ -138,10 +138,7 @@ def train(
 
     with bar, deferred_interrupt() as interrupted:
         for epoch in range(first_epoch, first_epoch + settings.max_iter):
-            batches = epoch_batches(
-                len(targets), settings.batch_size, shuffle=settings.shuffle, seed=state.network.seed, epoch=epoch,
-                cells=settings.cells,
-            )  # fmt: skip
+            batches = _batches(settings, len(targets), state.network.seed, epoch)
             started, sums = time.perf_counter(), np.zeros(2)
             if not settings.stream:
                 engine.begin_epoch(state)
@@ -152,18 +149,13 @@ def train(
                     logger.warning("stopped: %s", history.stop_reason.value)
                     return history
             record = epoch_record(epoch, sums, len(targets), state.network.n_hidden, rate, time.perf_counter() - started)
-            if validation is not None:
-                record["validation_loss"] = _validation_loss(engine, state, loss, validation)
+            record |= _validation_record(engine, state, loss, validation)
             history.records.append(record)
-            bar.set_postfix_str(_postfix(record))
-            logger.info("epoch %d: %s", epoch + 1, _postfix(record))
+            _show(bar, record)
             last = batches[-1]  # its loss is taken again: the step itself may have thrown it off
             if max(record["loss"], loss_now(engine, state, loss, rows[last], targets[last], weights[last])) > limit:
                 raise Diverged
-            if sums[1] == 0:
-                history.stop_reason = StopReason.SILENT
-                break
-            reason = stopper.after_epoch(engine, state, record)
+            reason = StopReason.SILENT if sums[1] == 0 else stopper.after_epoch(engine, state, record)
             if reason is not None:
                 history.stop_reason = reason
                 break
@@ -177,6 +169,19 @@ def _progress(settings: Settings, n_rows: int) -> Any:
         total=settings.max_iter * n_rows, unit="row", unit_scale=True, disable=not settings.verbose,
         mininterval=0.5 if sys.stderr.isatty() else 10,  # a log file needs no more
     )  # fmt: skip
+
+
+def _show(bar: Any, record: dict[str, float]) -> None:
+    """An epoch's record, on the bar and in the log."""
+    bar.set_postfix_str(_postfix(record))
+    logger.info("epoch %d: %s", record["epoch"], _postfix(record))
+
+
+def _batches(settings: Settings, n_rows: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Row numbers of each step of an epoch."""
+    return epoch_batches(
+        n_rows, settings.batch_size, shuffle=settings.shuffle, seed=seed, epoch=epoch, cells=settings.cells
+    )
 
 
 def _rates(settings: Settings, epoch: int, n_batches: int) -> list[float]:
@@ -202,9 +207,12 @@ def epoch_record(epoch: int, sums: Array, n_rows: int, n_hidden: int, rate: floa
     }  # fmt: skip
 
 
-def _validation_loss(engine: Engine, state: Any, loss: Loss, validation: Validation) -> float:
+def _validation_record(engine: Engine, state: Any, loss: Loss, validation: Validation | None) -> dict[str, float]:
+    """What the history keeps of an epoch beside `_record`: the loss on rows held out, if there are any."""
+    if validation is None:
+        return {}
     outputs = engine.outputs(state, validation.features)
-    return float(np.average(loss.value(outputs, validation.targets), weights=validation.weights))
+    return {"validation_loss": float(np.average(loss.value(outputs, validation.targets), weights=validation.weights))}
 
 
 def _postfix(record: dict[str, float]) -> str:

@@ -1,0 +1,118 @@
+"""Memory: predictions, refusals with advice, amounts and limits."""
+
+from __future__ import annotations
+
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import kronsgd as ks
+from helpers.planner import pairs, table
+from kronsgd import RBF, KronRegressor, OneHot
+from kronsgd.planner import limits
+
+pytestmark = pytest.mark.usefixtures("own_cache")
+
+
+MIB = 2**20
+
+FITS = {
+    "pairs": (lambda: pairs(2400, one=False), {"n_hidden": 4096}),
+    "self-product": (lambda: (1 + table(1500, 12)) ** 2, {}),
+    "dense firing": (lambda: pairs(2000), {"threshold": 0.0}),
+    "float64": (lambda: (1 + table(1200, 8)) ** 2, {"dtype": "float64"}),
+    "choosing": (lambda: pairs(2000), {"learning_rate_init": "auto", "max_iter": "auto", "tol": 1e9, "n_iter_no_change": 1}),
+    "kernels": (lambda: RBF(table(700, 4).array) * OneHot(np.arange(700) % 9), {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["scan", "dense"])
+@pytest.mark.parametrize("name", FITS)
+def test_memory_is_predicted(name, engine):
+    """Never below what tracemalloc sees, and not more than 15 % above it (above a floor of Python's own objects)."""
+    features, options = FITS[name]
+    X = features()
+    options = {"n_hidden": 1024, "max_iter": 3, "learning_rate_init": 0.05, "random_state": 0, **options}
+    y = np.random.default_rng(0).normal(size=len(X))
+    KronRegressor(**{**options, "max_iter": 1}, engine=engine).fit(X[:200], y[:200])  # compiles
+    tracemalloc.start()
+    model = KronRegressor(**options, engine=engine).fit(X, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    predicted = model.plan_.costs[engine].memory
+    assert peak <= predicted <= 1.15 * peak + 2 * MIB, (predicted / MIB, peak / MIB, model.plan_.costs[engine].parts)
+
+
+def test_fit_that_does_not_fit_is_refused_before_it_allocates():
+    X = pairs()
+    y = np.arange(len(X)) % 3.0
+    for params in ({"engine": "auto"}, {"engine": "scan"}):
+        tracemalloc.start()
+        with pytest.raises(MemoryError, match=r"would need about .* but only 64 MiB may be used; n_hidden=\d+ .*would fit"):
+            KronRegressor(100_000, memory_limit="64 MiB", **params).fit(X, y)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 12 * MIB
+
+
+def test_advice_fits():
+    plan = ks.plan(pairs(), 8192, memory_limit="30 MiB")
+    with pytest.raises(MemoryError) as error:
+        plan.choose()
+    neurons = int(str(error.value).split("n_hidden=")[2].split()[0])
+    assert 16 < neurons < 8192
+    smaller = replace(plan.problem, network=replace(plan.problem.network, n_hidden=neurons))
+    assert replace(plan, problem=smaller).engine is not None
+    larger = replace(plan.problem, network=replace(plan.problem.network, n_hidden=neurons + 512))
+    assert replace(plan, problem=larger).engine is None
+
+
+def test_another_engine_is_advised_where_one_fits():
+    X = pairs(d=60)
+    with pytest.raises(MemoryError, match=r'engine="(scan|grid)" would fit with'):
+        ks.plan(X, 512, engine="dense", memory_limit="20 MiB", max_iter=1, learning_rate_init=1.0).choose()
+
+
+def test_engine_that_is_faster_but_too_large_is_not_chosen():
+    X = (1 + table(4000, 2)) ** 2
+    free, tight = (ks.plan(X, 512, memory_limit=limit, engine="auto") for limit in ("8 GiB", "100 MiB"))
+    least, most = sorted(cost.memory for cost in free.costs.values() if not cost.refused)[:2]
+    between = replace(tight, memory_limit=(least + most) / 2)
+    assert between.costs[between.engine].memory == least
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("8 GiB", 8 * 2**30), ("500MB", 5e8), ("1500 kb", 15e5), (2**20, 2**20), (2e9, 2e9), ("1 tib", 2**40), ("4194304", 2**22)],
+)
+def test_amounts_of_memory(text, size):
+    assert limits.parse_memory(text) == size
+
+
+@pytest.mark.parametrize("value", ["8 gigs", "", "-1", 0, -5, "0", True, None, float("inf"), "GiB"])
+def test_no_amounts_of_memory(value):
+    with pytest.raises(ValueError, match='is no amount of memory; give bytes, a text such as "8 GiB", or "auto"'):
+        limits.parse_memory(value)
+
+
+@pytest.mark.parametrize("value", [0.5, 2, 2**20 - 1, "0.9", "8", "1.5 kb"])
+def test_amounts_that_no_training_fits_into_are_refused(value):
+    with pytest.raises(ValueError, match=r'less than 1 MiB; give bytes, such as \d+, a text such as "8 GiB", or "auto"\.$'):
+        KronRegressor(memory_limit=value).fit(np.eye(4), np.arange(4.0))
+
+
+def test_sizes_are_readable():
+    assert [limits.describe_bytes(x) for x in (5, 2048, 1.5 * 2**30, 1000 * 2**20)] == ["5 B", "2 KiB", "1.5 GiB", "1000 MiB"]
+
+
+def test_control_group_limits_memory(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    stat = "anon 1\ninactive_file 100000"
+    for name, text in {"memory.max": "1000000", "memory.current": "500000", "memory.stat": stat}.items():
+        (tmp_path / "a" / name).write_text(text)
+    monkeypatch.setattr(limits, "_groups", lambda: [(tmp_path / "a", "memory.max", "memory.current"), (tmp_path, "x", "y")])
+    assert limits.available_memory() == 600_000
+    (tmp_path / "a" / "memory.max").write_text("max")
+    assert limits.available_memory() > 600_000
