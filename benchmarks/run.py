@@ -16,7 +16,7 @@ from benchmarks.common import RESULTS, table
 
 ALL = [
     "exactness", "limits", "reference", "dimensions", "density", "exponents", "pairs", "planner", "baselines", "startup",
-    "digits", "defaults", "davis", "davis_speed",
+    "digits", "defaults", "davis", "davis_speed", "tree_exact", "tree_pruning", "tree_speed", "tree_growth",
 ]  # fmt: skip
 OPTIONAL = ("torch",)
 
