@@ -65,7 +65,7 @@ def main() -> None:
         f"the paper's), {c.data.epochs} epochs"
         for c in curves[:: len(SCALES)]
     )
-    report("paper.accuracy", "A threshold near the paper's costs little or no accuracy, and most neurons rest",
+    report("paper.accuracy", "A threshold near the paper's costs little or no accuracy, but firing grows in training",
            "python -m benchmarks.run paper.accuracy", [curve.row() for curve in curves],
            f"Test score (share of pairs that fire at the start → at the end, on {SAMPLE} training rows). {sizes}. Batches of "
            "64, constant automatic step of each network; one seed. Equal rows take equal steps; scan and dense engine take the "

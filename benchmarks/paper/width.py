@@ -121,7 +121,8 @@ def main() -> None:
     report("paper.width", "The width that the theory asks for is out of reach, and not needed",
            "python -m benchmarks.run paper.width", rows,
            f"m must exceed the number in the last two columns. n⁴/λ⁴: the form of the paper's first version from memory, not "
-           f"verified, without constants and logarithms; last column: derived in the script. φ(b) is the density at b, the "
+           f"verified, without constants and logarithms; last column: derived in the script "
+           f"for squared loss; b and λ in the fourth row are those of its last column. φ(b) is the density at b, the "
            f"kindest reading. Digits x ⊗ x, {len(K):,} rows. Training / test accuracy in % after {EPOCHS} epochs of softmax at "
            f"γ = 1, by m: {reached}. All training rows are right from m = {enough} on.")  # fmt: skip
 
