@@ -2,6 +2,7 @@
 
     python -m benchmarks.run                # all
     python -m benchmarks.run digits davis   # some
+    python -m benchmarks.run paper.firing   # those of docs/paper.md start with "paper."
     python -m benchmarks.run --write        # only RESULTS.md, from the recorded results
 """
 
@@ -16,7 +17,8 @@ from benchmarks.common import RESULTS, table
 
 ALL = [
     "exactness", "limits", "reference", "dimensions", "density", "exponents", "pairs", "stream", "planner", "baselines",
-    "startup", "digits", "defaults", "davis", "davis_speed",
+    "startup", "digits", "defaults", "davis", "davis_speed", "tree_exact", "tree_pruning", "tree_speed", "tree_growth",
+    "paper.firing", "paper.operations", "paper.stored_tree", "paper.eager", "paper.accuracy", "paper.movement", "paper.width",
 ]  # fmt: skip
 OPTIONAL = ("torch",)
 

@@ -1,4 +1,4 @@
-"""What the README shows runs."""
+"""What the README and the pages in docs show runs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ import pytest
 import typer
 
 README = Path(__file__).parent.parent / "README.md"
+PAGES = sorted((README.parent / "docs").glob("*.md"))
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), flags=re.DOTALL)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text(), flags=re.DOTALL)
 
 
 def test_python_blocks_run(tmp_path, monkeypatch):
@@ -23,6 +24,18 @@ def test_python_blocks_run(tmp_path, monkeypatch):
         exec(block, namespace)
     assert (tmp_path / "pairs.kron").exists()
     assert namespace["model"].score(namespace["X"][1500:], namespace["y"][1500:]) > 0.5
+
+
+def test_there_are_pages():
+    assert PAGES
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_blocks_of_pages_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in blocks("python", page):
+        exec(block, namespace)
 
 
 def test_commands_and_flags_exist():
