@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import kronsgd as ks
-from benchmarks.common import peak_memory, plot, report, target
+from benchmarks.common import peak_memory, report, target
 from kronsgd.engines import ScanEngine
 
 N, ENTITIES, COLUMNS, M, BATCH, RATE = 100_000, 2_000, (32, 24), 256, 16, 1.0
@@ -125,15 +125,14 @@ def main() -> None:
             row[f"{name}: around it, to the first tenth"] = f"{ratio:.2f}, {target(ratio, at_most=FLAT)}"
     parts = predicted(model, calls)
     _, grown = peak_memory("benchmarks.stream", "stream()", "warm_up()")
-    plot("stream", lambda axes: _draw(axes, rows))
     listed = ", ".join(f"{name} {size:.1f}" for name, size in parts.items())
     report("stream", "A stream's calls cost the same however long it is, but for the step itself",
-           "python -m benchmarks.run stream", rows,
+           rows,
            f"{COLUMNS[0]} ⊗ {COLUMNS[1]} columns, m = {M}, {AT_ONCE} entities of each table at first, in the end {ENTITIES:,}; "
            f"of each tenth {ALONE} rows come one by one, the others {BATCH} at a time. A step is the engine's forward, "
            "backward and update: n gathers for each row of the batch, and all coefficients; around it is all else that "
            "partial_fit does. rows/s: mean over the tenth; ms: median call. Peak memory beyond imports and a short stream: "
-           f"measured {grown:.0f} MiB, predicted {sum(parts.values()):.0f} MiB ({listed}).")  # fmt: skip
+           f"measured {grown:.0f} MiB, predicted {sum(parts.values()):.0f} MiB ({listed}).", _draw)  # fmt: skip
 
 
 def _draw(axes: Any, rows: list[dict[str, Any]]) -> None:
