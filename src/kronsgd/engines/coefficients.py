@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from kronsgd.engines.segments import Segments
+from kronsgd.engines.segments import SLICE_BITS, Segments
 from kronsgd.kernels import scan as kernels
 from kronsgd.validation import check_array
 
@@ -22,6 +22,7 @@ Array = NDArray[Any]
 TAIL, LISTS_PER_TAIL, STEPS = 64, 4, 8
 MERGED = 17 / 16  # coefficients, in multiples of those in sorted lists, above which merging at an epoch's start pays
 REPEATED = 4096  # rows of a batch that may repeat fewer different ones
+WHOLE = 31  # bits of a slice that takes all rows
 SETTLING = threading.RLock()
 SMALLEST_SCALE = 1e-6  # of the decay factor, before it is multiplied into the coefficients
 
@@ -139,6 +140,11 @@ class Coefficients:
             self.indptr, self.rows, self.values = _cut(segments, self.segments, *self.lists()[3:6])
         self.segments = segments
 
+    def join(self) -> None:
+        """One list for each neuron, until the next `rearrange`: read from end to end where few neurons are evaluated."""
+        if self.segments.slice_bits != WHOLE:
+            self.rearrange(_whole(self.segments))
+
     def merge_long_tails(self) -> None:
         """Compact if the tails, which are read row by row from all over a panel, hold many of the coefficients."""
         if self.nnz > MERGED * len(self.values):
@@ -181,10 +187,11 @@ class Coefficients:
         """All of it under plain names; some of these arrays change with the next step."""
         indptr, rows, values = self.by_neuron()
         places = self._tail_places()
+        bits = SLICE_BITS[1] if self.segments.slice_bits == WHOLE else self.segments.slice_bits
         return {
             "indptr": indptr, "rows": rows, "values": values, "tail_first": self.tail_first, "tail_len": self.tail_len,
             "tail_rows": self.tail_rows[places], "tail_values": self.tail_values[places],
-            "slice_bits": np.array([self.segments.slice_bits]), "scale": np.array([self.scale]),
+            "slice_bits": np.array([bits]), "scale": np.array([self.scale]),
         }  # fmt: skip
 
     def _tail_places(self) -> NDArray[np.int64]:
@@ -230,7 +237,7 @@ class Coefficients:
 
 def _whole(segments: Segments) -> Segments:
     """One segment for each neuron: plain CSR."""
-    return Segments.consecutive(len(segments.first), 1, 31)
+    return Segments.consecutive(len(segments.first), 1, WHOLE)
 
 
 def _cut(to: Segments, own: Segments, indptr: Array, rows: Array, values: Array) -> tuple[Array, Array, Array]:

@@ -71,9 +71,9 @@ class Movement:
 
     def _rebuild(self, alpha: Coefficients) -> Array:
         """Coordinates, path and number of terms from the coefficients; returns Σ_j |α_jr|·‖x_j⊥‖."""
-        outside, lists = np.zeros(len(self.path)), alpha.lists()
-        rest = np.ascontiguousarray(self.rest[:, -1])
-        kernels.rebuild(self.P, self.path, outside, self.terms, self.t, rest, *lists[:2], *lists[3:])
+        alpha.join()
+        outside, rest = np.zeros(len(self.path)), np.ascontiguousarray(self.rest[:, -1])
+        kernels.rebuild(self.P, self.path, outside, self.terms, self.t, rest, *alpha.lists()[3:])
         return outside
 
     def hidden_by_rounding(self) -> Array:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kronsgd.engines.base import Activations, Array, Step
 from kronsgd.engines.movement import Movement
 from kronsgd.engines.scan import ScanEngine, ScanState, ScanView, lanes_for
+from kronsgd.engines.segments import Segments
 from kronsgd.features.base import Features
 from kronsgd.kernels import tree as kernels
 from kronsgd.network import TwoLayer
@@ -77,7 +78,9 @@ class TreeEngine(ScanEngine):
         if view is None and state.movement is not None and not self.pays(state):
             state.movement = None  # for good: keeping them up to date costs as much as using them
         if view is not None or state.movement is None:
+            self._slice(state)
             return super().forward(state, rows, view)
+        state.coefficients.join()
         network, alpha, bounds, movement = state.network, state.coefficients, state.network.blocks, state.movement
         size, n_blocks, dtype = len(rows), len(bounds) - 1, np.dtype(network.dtype)
         buffers, room = state.buffers, len(rows) * int(bounds[1])
@@ -88,16 +91,23 @@ class TreeEngine(ScanEngine):
         moved = buffers.take("moved", (n_blocks, room), np.float64)
         ends, counts = np.empty((n_blocks, size + 1), np.int64), np.empty((kernels.GROUPS, 3), np.int64)
         partial = buffers.take("partial", (n_blocks, network.n_outputs, size), dtype)
-        first, stride, _, *lists = alpha.lists()
+        lists = alpha.lists()[3:]
         kernels.forward(
             neurons, hidden, moved, ends, partial, counts, start, panel, movement.t[rows], movement.rest[rows],
-            *movement.bounds(), movement.terms, stride, first, *lists, bounds, state.output_weights,
+            *movement.bounds(), movement.terms, *lists, bounds, state.output_weights,
             dtype.type(alpha.scale), dtype.type(1 / alpha.scale), dtype.type(network.threshold),
         )  # fmt: skip
         evaluated, fired, terms = counts.sum(axis=0).tolist()
         state.counts += (1, size, evaluated, fired, terms)
         totals = np.add.accumulate(partial, axis=0, dtype=np.float64)[-1]  # block after block, as the scan engine adds them
         return TreeActivations(rows, hidden, network.scale * totals.T, fired, neurons, moved, ends, panel)
+
+    def _slice(self, state: TreeState) -> None:
+        """The lists in slices, as the scan engine reads them for many rows at a time."""
+        alpha = state.coefficients
+        if alpha.segments.bounds is None:
+            segments = Segments.of(state.network.blocks, state.features.n_rows)
+            alpha.rearrange(segments.cut_for(alpha.nnz, alpha.values.itemsize))
 
     def pays(self, state: TreeState) -> bool:
         """Whether evaluating pairs one by one has cost less, lately, than evaluating all would have."""
@@ -149,11 +159,10 @@ class TreeEngine(ScanEngine):
         kernels.count_added(counts, neurons, ends, network.blocks)
         alpha.settle()
         alpha.make_room(counts)
-        order = np.argsort(rows >> alpha.segments.slice_bits, kind="stable")
         kernels.update(
-            neurons, activations.hidden, activations.moved, ends, order, slopes, state.output_weights, rows,
-            activations.panel, movement.t[rows], *movement.bounds(), *movement.sums(), alpha.scale, 1 / alpha.scale,
-            network.threshold, *alpha.lists(), network.blocks,
+            neurons, activations.hidden, activations.moved, ends, slopes, state.output_weights, rows, activations.panel,
+            movement.t[rows], *movement.bounds(), *movement.sums(), alpha.scale, 1 / alpha.scale, network.threshold,
+            *alpha.lists()[3:], network.blocks,
         )  # fmt: skip
 
     def extend(self, state: ScanState, features: Features) -> ScanState:

@@ -30,7 +30,7 @@ MARGIN = 8  # times η·D²: what rounding may hide of a squared norm; see docs/
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def forward(
     neurons: Any, hidden: Any, moved: Any, ends: Any, partial: Any, counts: Any, start: Any, K: Any, t: Any, rest: Any,
-    leading: Any, P: Any, radius: Any, limit: Any, terms: Any, stride: Any, first: Any, indptr: Any, rows: Any, alpha: Any,
+    leading: Any, P: Any, radius: Any, limit: Any, terms: Any, indptr: Any, rows: Any, alpha: Any,
     tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any, a: Any, scale: Any, inverse: Any, b: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """The neurons that fire on each row of the batch, their part of the outputs, and counts.
@@ -38,7 +38,7 @@ def forward(
     For ends[block, s] ≤ q < ends[block, s + 1], neuron neurons[block, q] fires on row s, hidden[block, q] is z − b there and
     moved[block, q] is ⟨w_r − w_r(0), x_s⟩ in units of `scale`. counts: evaluated and fired pairs, terms of their sums.
     Shape: start (S, m, 1), K (S, n, 1), t (S, 32), rest (S, levels), P (m, 32), leading (m,) = P[:, 0], radius (levels, m),
-    limit (m,), partial (blocks, C, S), counts (groups, 3), a (m, C), lists and tails as in kernels.scan.
+    limit (m,), partial (blocks, C, S), counts (groups, 3), a (m, C), one list for each neuron, tails as in kernels.scan.
     Cost: 6·S·m flops, 16 to 80 for each pair that passes the first bound, and 2·nnz(α_r) for each evaluated one.
     """
     n_blocks = len(bounds) - 1
@@ -46,7 +46,7 @@ def forward(
         first_block, beyond = group * n_blocks // GROUPS, (group + 1) * n_blocks // GROUPS
         low, high = bounds[first_block], bounds[beyond]
         highest, kept = np.empty(high - low, np.float32), np.empty(high - low + (AHEAD + 1) * SUMS, np.int64)
-        z, place = np.empty(SUMS, start.dtype), np.empty((3, SUMS), np.int64)
+        z = np.empty(SUMS, start.dtype)
         counts[group, :] = 0
         partial[first_block:beyond] = 0
         ends[first_block:beyond, 0] = 0
@@ -59,9 +59,11 @@ def forward(
             block = first_block
             for few in range(0, n_kept, SUMS):
                 for k in range(AHEAD * SUMS, (AHEAD + 1) * SUMS):
-                    _ask_for(kept[few + k], stride, first, indptr, rows, alpha)
-                _evaluate(z, place, kept, few, K, s, start, stride, first, indptr, rows, alpha, tail_first, tail_len, tail_rows,
-                          tail_alpha, inverse, b)  # fmt: skip
+                    for p in range(indptr[kept[few + k]], indptr[kept[few + k] + 1], LINE):
+                        prefetch(rows, p)
+                        prefetch(alpha, p)
+                _evaluate(z, kept, few, K, s, start, indptr, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha,
+                          inverse, b)  # fmt: skip
                 for k in range(min(SUMS, n_kept - few)):
                     r, value = kept[few + k], scale * z[k]
                     while r >= bounds[block + 1]:
@@ -125,48 +127,22 @@ def _keep(
     return passed
 
 
-@njit(cache=True, error_model="numpy", inline="always")
-def _ask_for(r: Any, stride: Any, first: Any, indptr: Any, rows: Any, alpha: Any) -> None:  # pragma: no cover
-    """Neuron r's lists, which lie anywhere in memory and will be read soon."""
-    for k in range((len(indptr) - 1) // len(first)):
-        segment = first[r] + k * stride[r]
-        for p in range(indptr[segment], indptr[segment + 1], LINE):
-            prefetch(rows, p)
-            prefetch(alpha, p)
-
-
 @njit(cache=True, fastmath={"contract"}, error_model="numpy", inline="always")
 def _evaluate(
-    z: Any, place: Any, kept: Any, few: Any, K: Any, s: Any, start: Any, stride: Any, first: Any, indptr: Any, rows: Any,
-    alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, inverse: Any, b: Any,
+    z: Any, kept: Any, few: Any, K: Any, s: Any, start: Any, indptr: Any, rows: Any, alpha: Any, tail_first: Any,
+    tail_len: Any, tail_rows: Any, tail_alpha: Any, inverse: Any, b: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """z[k] = (start − b)/scale + Σ_p alpha[p]·K[s, rows[p]] for a few neurons, list after list in order.
-
-    place says where in its lists each neuron is: all go on together until one has come to its end.
-    """
-    n_slices, base = (len(indptr) - 1) // len(first), s * K.shape[1]
-    now, stop, piece = place
+    """z[k] = (start − b)/scale + Σ_p alpha[p]·K[s, rows[p]] for a few neurons: all together until the shortest list ends."""
+    base = s * K.shape[1]
+    r0, r1, r2, r3 = kept[few], kept[few + 1], kept[few + 2], kept[few + 3]
+    p0, p1, p2, p3 = indptr[r0], indptr[r1], indptr[r2], indptr[r3]
+    n = min(indptr[r0 + 1] - p0, indptr[r1 + 1] - p1, indptr[r2 + 1] - p2, indptr[r3 + 1] - p3)
+    for k in range(SUMS):
+        z[k] = (start[s, kept[few + k], 0] - b) * inverse
+    add_together(z, K, base, rows, alpha, (p0, p1, p2, p3), n)
     for k in range(SUMS):
         r = kept[few + k]
-        z[k] = (start[s, r, 0] - b) * inverse
-        piece[k], now[k], stop[k] = 0, indptr[first[r]], indptr[first[r] + 1]
-    ended = False
-    while not ended:
-        n = min(stop[0] - now[0], stop[1] - now[1], stop[2] - now[2], stop[3] - now[3])
-        add_together(z, K, base, rows, alpha, (now[0], now[1], now[2], now[3]), n)
-        for k in range(SUMS):
-            now[k] += n
-            while now[k] == stop[k] and piece[k] + 1 < n_slices:
-                piece[k] += 1
-                segment = first[kept[few + k]] + piece[k] * stride[kept[few + k]]
-                now[k], stop[k] = indptr[segment], indptr[segment + 1]
-            ended |= now[k] == stop[k]
-    for k in range(SUMS):
-        r = kept[few + k]
-        add_rows(1, z, k, K, rows, alpha, now[k], stop[k], -base)
-        for j in range(piece[k] + 1, n_slices):
-            segment = first[r] + j * stride[r]
-            add_rows(1, z, k, K, rows, alpha, indptr[segment], indptr[segment + 1], -base)
+        add_rows(1, z, k, K, rows, alpha, indptr[r] + n, indptr[r + 1], -base)
         add_rows(1, z, k, K, tail_rows, tail_alpha, tail_first[r], tail_first[r] + tail_len[r], -base)
 
 
@@ -194,33 +170,31 @@ def neuron_gradient(
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def update(
-    neurons: Any, hidden: Any, moved: Any, ends: Any, order: Any, slopes: Any, a: Any, batch: Any, K: Any, t: Any,
+    neurons: Any, hidden: Any, moved: Any, ends: Any, slopes: Any, a: Any, batch: Any, K: Any, t: Any,
     leading: Any, P: Any, radius: Any, limit: Any, squared: Any, path: Any, terms: Any, precision: Any, longest: Any,
-    scale: Any, inverse: Any, b: Any, first: Any, stride: Any, slice_bits: Any, indptr: Any, rows: Any, alpha: Any,
-    tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, bounds: Any,
+    scale: Any, inverse: Any, b: Any, indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any,
+    tail_alpha: Any, bounds: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, batch[s]] += Σ_c slopes[s, c]·a[r, c] for every fired pair, and what that does to the neurons' bounds.
 
     ‖v + Σ_s c_s x_s‖² grows by 2·c_s⟨v, x_s⟩ + c_s² K_ss row by row, v taking in the rows before; ⟨v, x_s⟩ is `moved` and what
-    the batch's earlier rows add to it. order: the batch by slices of the lists, as the scan kernels add them.
+    the batch's earlier rows add to it.
     Shape: slopes (S, C), K (S, n, 1), bounds of neurons as in `forward`, squared, path and terms (m,).
     Cost: fired pairs · (2·C + 32 + ln(nnz per neuron) + number of the neuron's other fired pairs in the batch).
     """
-    within = (1 << slice_bits) - 1
     for block in prange(len(bounds) - 1):
         low, n_pairs = bounds[block], ends[block, len(batch)]
         last, before = np.full(bounds[block + 1] - low, -1, np.int64), np.empty(n_pairs, np.int64)
         coefficient, row = np.empty(n_pairs, np.float64), np.empty(n_pairs, np.int64)
-        for s in order:
+        for s in range(len(batch)):
             i = batch[s]
             for q in range(ends[block, s], ends[block, s + 1]):
                 r = neurons[block, q]
                 value = slopes[s, 0] * a[r, 0]
                 for c in range(1, a.shape[1]):
                     value += slopes[s, c] * a[r, c]
-                segment = first[r] + (i >> slice_bits) * stride[r]
-                begin, stop = indptr[segment], indptr[segment + 1]
-                guess = begin + ((stop - begin) * (i & within) >> slice_bits)
+                begin, stop = indptr[r], indptr[r + 1]
+                guess = begin + (stop - begin) * i // K.shape[1]
                 add_entry(value, i, r, begin, stop, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
                 along, p = moved[block, q], last[r - low]
                 while p >= 0:
@@ -272,24 +246,21 @@ def refresh(
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def rebuild(
-    P: Any, path: Any, outside: Any, terms: Any, t: Any, rest: Any, first: Any, stride: Any, indptr: Any, rows: Any, alpha: Any,
-    tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
+    P: Any, path: Any, outside: Any, terms: Any, t: Any, rest: Any, indptr: Any, rows: Any, alpha: Any, tail_first: Any,
+    tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """From α itself: P[r] = Σ_j alpha_rj·t_j, path[r] = Σ_j |alpha_rj|, outside[r] = Σ_j |alpha_rj|·rest_j, number of terms.
 
     Shape: t (n, 32), rest (n,), P (m, 32). Cost: 64·nnz(α) flops.
     """
-    for r in prange(len(first)):
+    for r in prange(len(path)):
         total = np.zeros(DIRECTIONS, np.float64)
-        path[r], outside[r], terms[r] = 0, 0, tail_len[r]
-        for k in range((len(indptr) - 1) // len(first)):
-            segment = first[r] + k * stride[r]
-            terms[r] += indptr[segment + 1] - indptr[segment]
-            for p in range(indptr[segment], indptr[segment + 1]):
-                path[r] += abs(alpha[p])
-                outside[r] += abs(alpha[p]) * rest[rows[p]]
-                for c in range(DIRECTIONS):
-                    total[c] += alpha[p] * t[rows[p], c]
+        path[r], outside[r], terms[r] = 0, 0, indptr[r + 1] - indptr[r] + tail_len[r]
+        for p in range(indptr[r], indptr[r + 1]):
+            path[r] += abs(alpha[p])
+            outside[r] += abs(alpha[p]) * rest[rows[p]]
+            for c in range(DIRECTIONS):
+                total[c] += alpha[p] * t[rows[p], c]
         for p in range(tail_first[r], tail_first[r] + tail_len[r]):
             path[r] += abs(tail_alpha[p])
             outside[r] += abs(tail_alpha[p]) * rest[tail_rows[p]]

@@ -18,6 +18,7 @@ from kronsgd.training.loop import (
     Settings,
     epoch_record,
     finite,
+    in_order,
     loss_limit,
     loss_now,
     train,
@@ -63,6 +64,7 @@ def _single_step(
     engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array, settings: Settings,
     epoch: int,
 ) -> History:  # fmt: skip
+    rows, targets, weights = in_order(rows, targets, weights)
     limit, started, rate = loss_limit(loss, targets, weights), time.perf_counter(), settings.learning_rate_init
     with deferred_interrupt() as interrupted:
         activations = finite(engine.forward(state, rows))
