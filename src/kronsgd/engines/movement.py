@@ -35,6 +35,7 @@ class Movement:
     network: TwoLayer
     nystrom: Nystrom
     n_at_start: int  # rows that the directions were made for
+    entities: list[int]  # of each leaf
     t: Array  # (n, 32) coordinates of rows
     rest: Array  # (n, levels) norms outside the first directions
     longest: float  # norm of the longest row
@@ -59,7 +60,8 @@ class Movement:
         scale = inverse_norms(features, normalize)
         longest = float(np.sqrt((features.squared_norms() * scale**2).max(initial=0)))
         out = cls(
-            network, nystrom, n, t, rest, longest, precision(features, network.dtype),
+            network, nystrom, n, [leaf.n_entities for leaf in features.leaves()], t, rest, longest,
+            precision(features, network.dtype),
             squared=np.zeros(m), P=np.zeros((m, DIRECTIONS), np.float32), path=np.zeros(m), terms=np.zeros(m, np.int64),
             leading=np.zeros(m, np.float32), radius=np.zeros((len(LEVELS), m), np.float32), limit=np.zeros(m, np.float32),
         )  # fmt: skip
@@ -106,9 +108,12 @@ class Movement:
         t, rest = self.nystrom.coordinates(fresh)
         norms = fresh.squared_norms() * inverse_norms(fresh, normalize) ** 2
         self.t, self.rest = self.room.append("t", self.t, t), self.room.append("rest", self.rest, rest)
+        before = self.longest, self.precision
         self.longest = max(self.longest, float(np.sqrt(norms.max(initial=0))))
-        self.precision = precision(features, self.network.dtype)
-        self.refresh(alpha.scale)
+        if (entities := [leaf.n_entities for leaf in features.leaves()]) != self.entities:
+            self.entities, self.precision = entities, precision(features, self.network.dtype)
+        if (self.longest, self.precision) != before:
+            self.refresh(alpha.scale)
         return self
 
     def bounds(self) -> tuple[Array, ...]:

@@ -64,6 +64,8 @@ class Kernel(SpanLeaf):
     psd: "check" refuses a table with negative eigenvalues, "clip" sets them to 0.
     """
 
+    _below_zero: float | None = None  # how far the smallest eigenvalue of the table lies there; found on first use
+
     def __init__(self, gram: ArrayLike, *, normalize: bool = True, psd: str = "check") -> None:
         check_choice("psd", psd, ["check", "clip"])
         array = as_float_matrix("Kernel(gram)", gram).astype(np.float64)
@@ -166,12 +168,21 @@ class Kernel(SpanLeaf):
         return np.concatenate([np.diag(self.gram), self.self_similarity])[self.codes]
 
     def precision(self) -> float:
-        """A table of published similarities may have negative eigenvalues, and so may what new entities were said to have."""
-        whole = self.entity_inner(self, slice(None), slice(None))
-        np.fill_diagonal(whole, np.minimum(np.diag(whole), self.entity_squared_norms()))
-        smallest = float(scipy.linalg.eigvalsh((whole + whole.T) / 2, subset_by_index=[0, 0])[0])
-        least = float(np.abs(np.diag(whole)).min())
-        return super().precision() + (max(-smallest, 0.0) / least if least > 0 else math.inf)
+        """A table of published similarities may have negative eigenvalues, and so may what new entities were said to have.
+
+        Cost: anchors³ once, and anchors² for each new entity.
+        """
+        if self._below_zero is None:
+            self._below_zero = max(-float(scipy.linalg.eigvalsh(self.gram, subset_by_index=[0, 0])[0]), 0.0)
+        below, norms = self._below_zero, np.diag(self.gram)
+        if len(self.cross):
+            root = self.inverse_root()
+            along = self.cross @ root
+            short = np.maximum((along**2).sum(axis=1) - self.self_similarity, 0).max()  # of the norm of its projection
+            outside = np.linalg.norm(self.cross - along @ root.T @ self.gram)  # of the table's span
+            below, norms = below + float(short) + float(outside), np.append(norms, self.self_similarity)
+        least = float(norms.min())
+        return super().precision() + (below / least if least > 0 else math.inf)
 
     def inverse_root(self) -> Array:
         if self._root is None:
