@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -73,18 +74,18 @@ def in_turns(contestants: dict[str, Callable[[Any], Any]], batches: Iterator[Any
 
 
 def measure(name: str, batch: int, threshold: float | None, share: float) -> dict[str, Any]:
-    """One epoch by the tree engine, whose state the scan engine then takes over; steps in turns."""
+    """A first epoch, by the tree engine, whose state the scan engine then takes over, and by the eager one; steps in turns."""
     X, y = PROBLEMS[name]()
     y = ((y - y.mean()) / y.std())[:, None]
     network = automatic(M) if threshold is None else TwoLayer(M, threshold=threshold)
     rate = share * batch * rate_of(X, network)
-    tree = Training(X, y, network, batch, rate, "tree")
-    tree.epoch()
+    tree, eager = Training(X, y, network, batch, rate, "tree"), EagerTwin(X, y, network, batch, rate)
+    for rows in islice(cycle(N, batch), N // batch):
+        tree.step(rows)
+        eager.step(rows)
     tree.engine.begin_epoch(tree.state)
     scan = Training(X, y, network, batch, rate, "scan")
     scan.engine.restore(scan.state, tree.engine.arrays(tree.state))
-    eager = EagerTwin(X, y, network, batch, rate)
-    eager.z[:] += np.asarray(scan.state.coefficients.matrix(N) @ eager.K)
     tree.n_fired = tree.n_seen = 0
     seconds = in_turns({"tree": tree.step, "scan": scan.step, "eager": eager.step}, cycle(N, batch, seed=1))
     mine, its = (t.engine.arrays(t.state) for t in (tree, scan))

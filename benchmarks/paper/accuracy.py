@@ -66,7 +66,7 @@ def main() -> None:
         for c in curves[:: len(SCALES)]
     )
     report("paper.accuracy", "A threshold near the paper's costs little or no accuracy, but firing grows in training",
-           "python -m benchmarks.run paper.accuracy", [curve.row() for curve in curves],
+           [curve.row() for curve in curves],
            f"Test score (share of pairs that fire at the start → at the end, on {SAMPLE} training rows). {sizes}. Batches of "
            "64, constant automatic step of each network; one seed. Equal rows take equal steps; scan and dense engine take the "
            "same ones up to rounding.")  # fmt: skip

@@ -44,7 +44,7 @@ def main() -> None:
         rows = measure()
     plot("paper.eager", lambda axes: _draw(axes, rows))
     report("paper.eager", "Eager updates pay at tiny batches only, and keep every inner product",
-           "python -m benchmarks.run paper.eager", rows,
+           rows,
            f"n = m = {N:,}, {COLUMNS} ⊗ {COLUMNS}, automatic threshold (about 3.5 % fired), float32, all cores, the fastest of "
            f"{REPETITIONS} steps in turns. Eager: z (m, n) and K (n, n) stored. Same steps to {difference:.1g} on small "
            "copies.")  # fmt: skip

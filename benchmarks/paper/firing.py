@@ -71,7 +71,7 @@ def main() -> None:
         table = [measure(rows, m) for m in NEURONS]
     plot("paper.firing", lambda axes: _draw(axes, table))
     report("paper.firing", "Neurons that fire at the start stay below the paper's m^(4/5)",
-           "python -m benchmarks.run paper.firing", table,
+           table,
            f"Digits x ⊗ x, centred, {ROWS} random rows, b = √(0.4 ln m); shares of m. The bound is P(z > b) ≤ exp(−b²/2) = "
            "m^(−1/5) for a standard normal z. Structured weights of rank Q = 1 are products of two normals, with a heavier "
            f"tail: by P(uv > b) they pass the bound from m ≈ {crossing():.1g} on, and not before.")  # fmt: skip

@@ -44,7 +44,7 @@ def main() -> None:
         row.setdefault("test accuracy", "")
     plot("paper.movement", lambda axes: _draw(axes, rows))
     report("paper.movement", "Fired sets settle, but they do not stay those of the start",
-           "python -m benchmarks.run paper.movement", rows,
+           rows,
            "Digits x ⊗ x, 1,437 rows, m = 1,024, b = √(0.4 ln m) = 1.67, softmax, batches of 64, constant automatic step; "
            "looked at after every epoch. The paper's bound on firing, m^(−1/5), is 25 %: it is one for the start.")  # fmt: skip
 

@@ -140,7 +140,7 @@ def main() -> None:
     rows = [measure(m) for m in NEURONS]
     plot("paper.stored_tree", lambda axes: _draw(axes, rows))
     report("paper.stored_tree", "A tree over stored inner products loses to comparing all of them",
-           "python -m benchmarks.run paper.stored_tree", rows,
+           rows,
            "Standard normal values in float32, b = √(0.4 ln m), one core; µs for one row, batches of up to "
            f"{BATCH} random rows, the fastest of {REPETITIONS} in turns. Update: a value for as many neurons as fire. Queries "
            "give equal sets.")  # fmt: skip

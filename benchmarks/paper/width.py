@@ -119,7 +119,7 @@ def main() -> None:
     plot("paper.width", lambda axes: _draw(axes, curve))
     reached = "; ".join(f"{m:,}: {100 * right:.1f} / {100 * test:.1f}" for m, right, test in curve)
     report("paper.width", "The width that the theory asks for is out of reach, and not needed",
-           "python -m benchmarks.run paper.width", rows,
+           rows,
            f"m must exceed the number in the last two columns. n⁴/λ⁴: the form of the paper's first version from memory, not "
            f"verified, without constants and logarithms; last column: derived in the script "
            f"for squared loss; b and λ in the fourth row are those of its last column. φ(b) is the density at b, the "

@@ -32,8 +32,9 @@ PARAMETERS = """
     ----------
     n_hidden : int, default=1024
         Number of neurons m.
-    engine : {"auto", "scan", "dense", "grid"}, default="auto"
-        How steps are computed; never what they are. "scan" never builds the product, "dense" does. "grid" is for products of
+    engine : {"auto", "scan", "tree", "dense", "grid"}, default="auto"
+        How steps are computed; never what they are. "scan" never builds the product, "dense" does. "tree" is "scan" for small
+        batches and wide networks: it evaluates only the neurons that can fire, to the same last bit. "grid" is for products of
         factors with different row indices, such as `A[i] * B[j]`, where many of all pairs are observed: a block of pairs then
         costs far less than its rows one by one. "auto" takes the fastest for the given `batching` that fits into memory, by
         counted work and built-in rates (`print(ks.plan(X, n_hidden=m))` explains it).
