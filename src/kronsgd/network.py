@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -64,7 +65,7 @@ class TwoLayer:
         """γ/√m."""
         return self.output_scale / math.sqrt(self.n_hidden)
 
-    @property
+    @cached_property
     def blocks(self) -> NDArray[np.int64]:
         """Bounds of at most 64 neuron blocks of equal, even size (the last may be smaller). Shape: (blocks + 1,)."""
         size = 2 * -(-self.n_hidden // (2 * MAX_BLOCKS))

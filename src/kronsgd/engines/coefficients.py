@@ -113,10 +113,10 @@ class Coefficients:
         Tails get room in proportion to their lists, so that all compactions together cost no more than a few times nnz, and
         keep it, because neurons take turns at firing on many rows that they know already.
         """
-        room = np.diff(self.tail_first)
-        if (self.tail_len + added <= room).all():
+        if kernels.have_room(self.tail_first, self.tail_len, added):
             return
         self.compact()
+        room = np.diff(self.tail_first)
         lengths = np.diff(self.indptr)[self.segments.table].sum(axis=1)
         room = np.maximum.reduce([room, np.full_like(room, TAIL), lengths // LISTS_PER_TAIL, added * STEPS])
         self.tail_first = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(room)])

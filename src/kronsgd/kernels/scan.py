@@ -17,7 +17,9 @@ from numba import njit, prange
 from kronsgd.kernels.lists import add_entry
 from kronsgd.kernels.simd import add_rows, lowest_bit, rectify
 
-__all__ = ["GROUPS", "LANES", "compact", "cut", "cut_sizes", "forward", "merged_sizes", "neuron_gradient", "record"]
+__all__ = [
+    "GROUPS", "LANES", "compact", "cut", "cut_sizes", "forward", "have_room", "merged_sizes", "neuron_gradient", "record",
+]  # fmt: skip
 
 LANES = (16, 64)  # widths with compiled code of their own: a row of that many batch columns stays in registers
 GROUPS = 16  # of blocks: the units of parallel work; more would walk the panel more often, fewer would idle threads
@@ -149,6 +151,15 @@ def record(
             for t in range(len(fired)):
                 _add(fired[t, r] & in_slice[k, t], t, r, slopes, a, batch, first, stride, slice_bits, indptr, rows, alpha,
                      tail_first, tail_len, tail_rows, tail_alpha)  # fmt: skip
+
+
+@njit(cache=True, error_model="numpy")
+def have_room(tail_first: Any, tail_len: Any, added: Any) -> bool:  # pragma: no cover
+    """Whether every neuron's tail takes so many more entries. Shape: (m + 1,), (m,), (m,). Cost: m."""
+    fits = True
+    for r in range(len(added)):
+        fits &= tail_len[r] + added[r] <= tail_first[r + 1] - tail_first[r]
+    return fits
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
