@@ -17,7 +17,7 @@ from kronsgd.engines.coefficients import Coefficients
 from kronsgd.features.base import Features
 from kronsgd.features.gram import inverse_norms
 from kronsgd.features.growth import added_rows
-from kronsgd.features.nystrom import Nystrom, precision
+from kronsgd.features.nystrom import AMPLIFIED, Nystrom, distortion, precision
 from kronsgd.growing import Room
 from kronsgd.kernels import tree as kernels
 from kronsgd.kernels.tree import DIRECTIONS, LEVELS, MARGIN, UNIT
@@ -38,7 +38,7 @@ class Movement:
     t: Array  # (n, 32) coordinates of rows
     rest: Array  # (n, levels) norms outside the first directions
     longest: float  # norm of the longest row
-    precision: float  # of inner products
+    precision: float  # of inner products and coordinates
     squared: Array  # (m,) upper bound of ‖w_r − w_r(0)‖²
     P: Array  # (m, 32) coordinates of w_r − w_r(0)
     path: Array  # (m,) Σ_j |α_jr|, or more
@@ -59,7 +59,7 @@ class Movement:
         scale = inverse_norms(features, normalize)
         longest = float(np.sqrt((features.squared_norms() * scale**2).max(initial=0)))
         out = cls(
-            network, nystrom, n, t, rest, longest, precision(features, network.dtype),
+            network, nystrom, n, t, rest, longest, precision(features, network.dtype) + 2 * AMPLIFIED * nystrom.distortion,
             squared=np.zeros(m), P=np.zeros((m, DIRECTIONS), np.float32), path=np.zeros(m), terms=np.zeros(m, np.int64),
             leading=np.zeros(m, np.float32), radius=np.zeros((len(LEVELS), m), np.float32), limit=np.zeros(m, np.float32),
         )  # fmt: skip
@@ -98,16 +98,16 @@ class Movement:
         kernels.refresh(*self.bounds(), *self.sums(), scale, self.network.threshold, self.network.blocks)
 
     def extend(self, features: Features, normalize: bool, alpha: Coefficients) -> Movement:
-        """Over more rows: the old directions until the rows are twice as many."""
+        """Over more rows: the old directions until the rows are twice as many, or their inner products less exact."""
         n = len(self.t)
-        if features.n_rows >= 2 * self.n_at_start:
+        if features.n_rows >= 2 * self.n_at_start or distortion(features) > self.nystrom.distortion:
             return Movement.of(self.network, features, normalize, alpha, self.squared + self.hidden_by_rounding())
         fresh = added_rows(features, n)
         t, rest = self.nystrom.coordinates(fresh)
         norms = fresh.squared_norms() * inverse_norms(fresh, normalize) ** 2
         self.t, self.rest = self.room.append("t", self.t, t), self.room.append("rest", self.rest, rest)
         self.longest = max(self.longest, float(np.sqrt(norms.max(initial=0))))
-        self.precision = precision(features, self.network.dtype)
+        self.precision = precision(features, self.network.dtype) + 2 * AMPLIFIED * self.nystrom.distortion
         self.refresh(alpha.scale)
         return self
 

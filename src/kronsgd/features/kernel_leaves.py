@@ -165,13 +165,15 @@ class Kernel(SpanLeaf):
     def entity_squared_norms(self) -> Array:
         return np.concatenate([np.diag(self.gram), self.self_similarity])[self.codes]
 
-    def precision(self) -> float:
-        """A table of published similarities may have negative eigenvalues, and so may what new entities were said to have."""
-        whole = self.entity_inner(self, slice(None), slice(None))
-        np.fill_diagonal(whole, np.minimum(np.diag(whole), self.entity_squared_norms()))
+    def distortion(self) -> float:
+        """A table of published similarities may have negative eigenvalues; new entities may be longer than they are said to be.
+
+        Cost: entities³.
+        """
+        whole, own = self.entity_inner(self, slice(None), slice(None)), self.entity_squared_norms()
         smallest = float(scipy.linalg.eigvalsh((whole + whole.T) / 2, subset_by_index=[0, 0])[0])
-        least = float(np.abs(np.diag(whole)).min())
-        return super().precision() + (max(-smallest, 0.0) / least if least > 0 else math.inf)
+        beyond = max(-smallest, 0.0) + max(float((np.diag(whole) - own).max()), 0.0)
+        return beyond / float(own.min()) if own.min() > 0 else math.inf
 
     def inverse_root(self) -> Array:
         if self._root is None:
@@ -310,6 +312,11 @@ class RBF(VectorKernel):
     def __init__(self, array: ArrayLike, gamma: float | None = None) -> None:
         self.array = as_float_matrix("RBF(array)", array).copy()
         self.gamma = 1.0 / self.array.shape[1] if gamma is None else check_real("gamma", gamma, 0, open_low=True)
+
+    def distortion(self) -> float:
+        """What squared distances lose where vectors are far from 0, for each is a difference of large numbers."""
+        largest = float(np.einsum("ij,ij->i", self.array, self.array, dtype=np.float64).max())
+        return 4 * self.gamma * largest * (self.array.shape[1] + 4) * float(np.finfo(np.float64).eps)
 
     def kernel(self, dots: Array, norms: Array, other_norms: Array) -> Array:
         return np.asarray(np.exp(-self.gamma * np.maximum(norms + other_norms - 2 * dots, 0)))

@@ -21,13 +21,14 @@ from kronsgd.features.grouping import expand_powers
 from kronsgd.features.serialize import compress, map_leaves
 from kronsgd.kernels.tree import DIRECTIONS, LEVELS
 
-__all__ = ["Nystrom", "precision"]
+__all__ = ["Nystrom", "distortion", "precision"]
 
 Array = NDArray[Any]
 LANDMARKS = 256  # rows at most
 SMALLEST = 1e-4  # share of the landmarks' squared norms below which a direction is left out: it would be made of rounding
 CHUNK = 1024  # rows at once
 ROUNDING = 1e-4  # allowed for in squared norms outside the span, of rows of norm 1
+AMPLIFIED = SMALLEST**-0.5  # what a coordinate makes of a distortion at most; docs/tree.md has the proof
 
 
 @dataclass(frozen=True)
@@ -36,22 +37,32 @@ class Nystrom:
 
     landmarks: Features  # (L,) rows, in double precision
     normalize: bool
+    distortion: float  # of the rows' inner products
 
     @classmethod
     def of(cls, features: Features, normalize: bool, rng: np.random.Generator) -> Nystrom:
         """Directions for these rows: at most LANDMARKS of them are drawn. Cost: L² inner products, L³ flops, on first use."""
         n = features.n_rows
         rows = np.arange(n) if n <= LANDMARKS else np.sort(rng.permutation(n)[:LANDMARKS])
-        return cls(map_leaves(compress(features[rows]), lambda leaf: leaf.in_double_precision()), normalize)
+        landmarks = map_leaves(compress(features[rows]), lambda leaf: leaf.in_double_precision())
+        return cls(landmarks, normalize, distortion(features))
 
     @cached_property
     def _weights(self) -> Array:
-        """(L, directions): ⟨x, u_q⟩ = Σ_l ⟨x, landmark_l⟩·weights[l, q]."""
+        """(L, directions): ⟨x, u_q⟩ = Σ_l ⟨x, landmark_l⟩·weights[l, q].
+
+        Directions are a little shorter than 1 where inner products are distorted, for they must not be longer.
+        """
         scale = inverse_norms(self.landmarks, self.normalize)
         gram = self.landmarks.inner() * scale[:, None] * scale
         values, vectors = scipy.linalg.eigh((gram + gram.T) / 2)
         kept = np.flatnonzero(values > SMALLEST * max(np.trace(gram), 1e-300))[::-1][:DIRECTIONS]
-        return np.asarray(scale[:, None] * vectors[:, kept] / np.sqrt(values[kept]))
+        return np.asarray(scale[:, None] * vectors[:, kept] / np.sqrt(values[kept] + self._allowed * np.trace(gram)))
+
+    @property
+    def _allowed(self) -> float:
+        """Twice the distortion, for products of distorted factors; from 1 on no bound holds, and none is needed."""
+        return 2 * min(self.distortion, 1.0)
 
     def coordinates(self, features: Features) -> tuple[Array, Array]:
         """(t_i, padded with zeros; upper bounds of ‖x_i⊥‖ for the first LEVELS directions).
@@ -67,12 +78,18 @@ class Nystrom:
             values = features[np.arange(part.start, part.stop)].inner(self.landmarks) @ self._weights
             t[part, : values.shape[1]] = values * scale[part, None]
             taken = np.cumsum(t[part].astype(np.float64) ** 2, axis=1)[:, np.array(LEVELS) - 1]
-            left = np.maximum(norms[part, None] - taken, 0) + ROUNDING * norms[part, None]
+            left = np.maximum(norms[part, None] - taken, 0)
+            left += (ROUNDING + 3 * AMPLIFIED * self._allowed) * norms[part, None]
             rest[part] = np.nextafter(np.sqrt(left).astype(np.float32), np.float32(np.inf))
         return t, rest
 
 
+def distortion(features: Features) -> float:
+    """How far inner products of unit-norm rows may be from a feature space's before they are rounded."""
+    return sum(leaf.distortion() for leaf in expand_powers(features).leaves())
+
+
 def precision(features: Features, dtype: Any) -> float:
-    """How far an inner product of unit-norm rows, as kernels compute it in `dtype`, may be from one of a feature space."""
+    """How far rounding may move an inner product of unit-norm rows that kernels compute in `dtype`."""
     unit = float(np.finfo(dtype).eps)
     return sum(leaf.precision() + 8 * unit for leaf in expand_powers(features).leaves())
