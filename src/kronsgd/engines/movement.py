@@ -30,7 +30,7 @@ Array = NDArray[Any]
 
 @dataclass
 class Movement:
-    """Bounds of m neurons over n rows, in units of the coefficients' common factor. Memory: 4·(33·n + 37·m) + 24·m bytes."""
+    """Bounds of m neurons over n rows, in units of the coefficients' common factor. Memory: 4·(35·n + 37·m) + 24·m bytes."""
 
     network: TwoLayer
     nystrom: Nystrom

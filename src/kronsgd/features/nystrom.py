@@ -57,11 +57,12 @@ class Nystrom:
         gram = self.landmarks.inner() * scale[:, None] * scale
         values, vectors = scipy.linalg.eigh((gram + gram.T) / 2)
         kept = np.flatnonzero(values > SMALLEST * max(np.trace(gram), 1e-300))[::-1][:DIRECTIONS]
+        kept = kept[: DIRECTIONS if self.distortion < 1 else 0]
         return np.asarray(scale[:, None] * vectors[:, kept] / np.sqrt(values[kept] + self._allowed * np.trace(gram)))
 
     @property
     def _allowed(self) -> float:
-        """Twice the distortion, for products of distorted factors; from 1 on no bound holds, and none is needed."""
+        """Twice the distortion, for products of distorted factors; from 1 on nothing is pruned."""
         return 2 * min(self.distortion, 1.0)
 
     def coordinates(self, features: Features) -> tuple[Array, Array]:
