@@ -136,6 +136,6 @@ def main() -> None:
                      "numbers that differ": differ, "target": target(differ, at_most=0)})  # fmt: skip
         assert differ == 0, rows[-1]
     report("tree_exact", "The tree engine takes the scan engine's steps to the last bit", rows,
-           f"{total} settings of {STEPS:,} steps: n = {N}, m = {M}, targets of noise, the automatic step (at the edges 0.1 and 1.9 "
-           "times it) and threshold, and no giving up. Compared: which neurons fire and by how much, and outputs, at every "
+           f"{total} settings of {STEPS:,} steps: n = {N}, m = {M}, targets of noise, the automatic threshold and step (at the "
+           "edges 0.1 and 1.9 times it), and no giving up. Compared: which neurons fire and by how much, and outputs, at every "
            "step; all coefficients and weights at the end.")  # fmt: skip
