@@ -14,7 +14,7 @@ from kronsgd.engines import ScanEngine, TreeEngine
 from kronsgd.engines.movement import Movement
 from kronsgd.engines.tree import WINDOW, TreeActivations
 from kronsgd.features.gram import inverse_norms
-from kronsgd.features.nystrom import Nystrom
+from kronsgd.features.nystrom import Nystrom, distortion
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import threads
@@ -282,12 +282,23 @@ def step_after_step(X, first, network, rows, rate, engines=None):
             engine.update(state, engine.backward(state, a, np.ones((1, 1)), rate))
 
 
-def test_tables_that_are_no_kernel_to_the_last_digit():
+def almost_a_kernel():
     """Two rows alike to 2·10⁻⁴, and a third one that their tiny difference would make longer than it is."""
     alike, mixed = 1 - 2.2e-4, np.sqrt((2.2e-4 + 1.6e-5) / 2)
-    gram = np.array([[1, alike, mixed], [alike, 1, -mixed], [mixed, -mixed, 1]])
-    network = TwoLayer(4096, threshold=0.5)
-    step_after_step(Kernel(gram)[np.arange(3)], 2, network, [2, 2, 2], 0.3 * 64)
+    return Kernel(np.array([[1, alike, mixed], [alike, 1, -mixed], [mixed, -mixed, 1]]))[np.arange(3)]
+
+
+def test_tables_that_are_no_kernel_to_the_last_digit():
+    step_after_step(almost_a_kernel(), 2, TwoLayer(4096, threshold=0.5), [2, 2, 2], 0.3 * 64)
+
+
+def test_no_row_is_longer_along_the_directions_than_it_is():
+    X = almost_a_kernel()
+    longest = [
+        (Nystrom(X[np.arange(2)], True, allowed).coordinates(X)[0] ** 2).sum(axis=1).max() for allowed in (0.0, distortion(X))
+    ]
+    assert longest[0] > 1.07
+    assert longest[1] <= 1
 
 
 def test_numbers_that_overflow_in_single_precision():

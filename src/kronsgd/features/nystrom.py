@@ -7,6 +7,7 @@ the landmarks' inner products (Williams and Seeger 2001, "Using the Nyström met
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,6 +29,7 @@ LANDMARKS = 256  # rows at most
 SMALLEST = 1e-4  # share of the landmarks' squared norms below which a direction is left out: it would be made of rounding
 CHUNK = 1024  # rows at once
 ROUNDING = 1e-4  # allowed for in squared norms outside the span, of rows of norm 1
+LEAST = 2.0**-33  # distortion that is always allowed for
 AMPLIFIED = SMALLEST**-0.5  # what a coordinate makes of a distortion at most; docs/tree.md has the proof
 
 
@@ -86,8 +88,12 @@ class Nystrom:
 
 
 def distortion(features: Features) -> float:
-    """How far inner products of unit-norm rows may be from a feature space's before they are rounded."""
-    return sum(leaf.distortion() for leaf in expand_powers(features).leaves())
+    """How far inner products of unit-norm rows may be from a feature space's before they are rounded, or more.
+
+    A power of 2, and none that is too small to matter: directions are not made anew for every row that adds a little.
+    """
+    total = sum(leaf.distortion() for leaf in expand_powers(features).leaves())
+    return 2.0 ** math.ceil(math.log2(max(total, LEAST))) if math.isfinite(total) else math.inf
 
 
 def precision(features: Features, dtype: Any) -> float:
