@@ -14,7 +14,7 @@ from kronsgd.engines import ScanEngine, TreeEngine
 from kronsgd.engines.movement import Movement
 from kronsgd.engines.tree import WINDOW, TreeActivations
 from kronsgd.features.gram import inverse_norms
-from kronsgd.features.nystrom import Nystrom
+from kronsgd.features.nystrom import Nystrom, distortion
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import threads
@@ -268,3 +268,59 @@ def test_threads_do_not_change_a_bit():
             take_steps([engine], [state], 20, 5, "squared", 3.0)
             found.append(engine.arrays(state))
     same_arrays(found[0], found[1])
+
+
+def step_after_step(X, first, network, rows, rate, engines=None):
+    """Both engines on the same single rows, after `first` rows have become all."""
+    engines, states = states_of(network, X[np.arange(first)])
+    if first < X.n_rows:
+        states = [engine.extend(state, X) for engine, state in zip(engines, states, strict=True)]
+    for row in rows:
+        acts = [engine.forward(state, np.array([row])) for engine, state in zip(engines, states, strict=True)]
+        assert acts[0].n_fired == acts[1].n_fired
+        assert np.array_equal(acts[0].outputs, acts[1].outputs)
+        for engine, state, a in zip(engines, states, acts, strict=True):
+            engine.update(state, engine.backward(state, a, np.ones((1, 1)), rate))
+
+
+def almost_a_kernel():
+    """Two rows alike to 2·10⁻⁴, and a third one that their tiny difference would make longer than it is."""
+    alike, mixed = 1 - 2.2e-4, np.sqrt((2.2e-4 + 1.6e-5) / 2)
+    return Kernel(np.array([[1, alike, mixed], [alike, 1, -mixed], [mixed, -mixed, 1]]))[np.arange(3)]
+
+
+def test_tables_that_are_no_kernel_to_the_last_digit():
+    step_after_step(almost_a_kernel(), 2, TwoLayer(4096, threshold=0.5), [2, 2, 2], 0.3 * 64)
+
+
+def test_no_row_is_longer_along_the_directions_than_it_is():
+    X = almost_a_kernel()
+    longest = [
+        (Nystrom(X[np.arange(2)], True, allowed).coordinates(X)[0] ** 2).sum(axis=1).max() for allowed in (0.0, distortion(X))
+    ]
+    assert longest[0] > 1.07
+    assert longest[1] <= 1
+
+
+def test_numbers_that_overflow_in_single_precision():
+    """Of a training that diverges in double precision: ±1e39 along different directions is no bound."""
+    network = TwoLayer(256, threshold=0.5, dtype="float64")
+    rng = np.random.default_rng(0)
+    step_after_step(Dense(rng.normal(size=(40, 6)))[np.arange(40)], 40, network, list(range(12)), 1e40)
+
+
+def test_kernels_of_vectors_far_from_zero_are_not_taken_for_exact():
+    rng = np.random.default_rng(0)
+    far = RBF(0.1 * rng.normal(size=(50, 3)) + 1e7)
+    off = abs(far.entity_inner(far, slice(None), slice(None)).diagonal() - 1).max()
+    assert off > 1e-3
+    assert far.distortion() >= off
+    assert RBF(rng.normal(size=(50, 3))).distortion() < 1e-13
+
+
+def test_new_entities_longer_than_they_are_said_to_be():
+    gram = np.array([[1, 1 - 1e-6], [1 - 1e-6, 1]])
+    table = Kernel(gram)
+    whole = table.append_entities(table.new_entities(np.array([[0.5, 0.49]])))
+    assert whole.entity_inner(whole, slice(None), slice(None))[2, 2] > 10
+    assert whole.distortion() > 9

@@ -17,7 +17,7 @@ from kronsgd.engines.coefficients import Coefficients
 from kronsgd.features.base import Features
 from kronsgd.features.gram import inverse_norms
 from kronsgd.features.growth import added_rows
-from kronsgd.features.nystrom import Nystrom, precision
+from kronsgd.features.nystrom import AMPLIFIED, Nystrom, distortion, precision
 from kronsgd.growing import Room
 from kronsgd.kernels import tree as kernels
 from kronsgd.kernels.tree import DIRECTIONS, LEVELS, MARGIN, UNIT
@@ -30,7 +30,7 @@ Array = NDArray[Any]
 
 @dataclass
 class Movement:
-    """Bounds of m neurons over n rows, in units of the coefficients' common factor. Memory: 4·(33·n + 37·m) + 24·m bytes."""
+    """Bounds of m neurons over n rows, in units of the coefficients' common factor. Memory: 4·(35·n + 37·m) + 24·m bytes."""
 
     network: TwoLayer
     nystrom: Nystrom
@@ -39,7 +39,7 @@ class Movement:
     t: Array  # (n, 32) coordinates of rows
     rest: Array  # (n, levels) norms outside the first directions
     longest: float  # norm of the longest row
-    precision: float  # of inner products
+    precision: float  # of inner products and coordinates
     squared: Array  # (m,) upper bound of ‖w_r − w_r(0)‖²
     P: Array  # (m, 32) coordinates of w_r − w_r(0)
     path: Array  # (m,) Σ_j |α_jr|, or more
@@ -61,7 +61,7 @@ class Movement:
         longest = float(np.sqrt((features.squared_norms() * scale**2).max(initial=0)))
         out = cls(
             network, nystrom, n, [leaf.n_entities for leaf in features.leaves()], t, rest, longest,
-            precision(features, network.dtype),
+            precision(features, network.dtype) + 2 * AMPLIFIED * nystrom.distortion,
             squared=np.zeros(m), P=np.zeros((m, DIRECTIONS), np.float32), path=np.zeros(m), terms=np.zeros(m, np.int64),
             leading=np.zeros(m, np.float32), radius=np.zeros((len(LEVELS), m), np.float32), limit=np.zeros(m, np.float32),
         )  # fmt: skip
@@ -100,9 +100,10 @@ class Movement:
         kernels.refresh(*self.bounds(), *self.sums(), scale, self.network.threshold, self.network.blocks)
 
     def extend(self, features: Features, normalize: bool, alpha: Coefficients) -> Movement:
-        """Over more rows: the old directions until the rows are twice as many."""
-        n = len(self.t)
-        if features.n_rows >= 2 * self.n_at_start:
+        """Over more rows: the old directions until the rows are twice as many, or their inner products less exact."""
+        n, entities = len(self.t), [leaf.n_entities for leaf in features.leaves()]
+        new = entities != self.entities
+        if features.n_rows >= 2 * self.n_at_start or (new and distortion(features) > self.nystrom.distortion):
             return Movement.of(self.network, features, normalize, alpha, self.squared + self.hidden_by_rounding())
         fresh = added_rows(features, n)
         t, rest = self.nystrom.coordinates(fresh)
@@ -110,8 +111,9 @@ class Movement:
         self.t, self.rest = self.room.append("t", self.t, t), self.room.append("rest", self.rest, rest)
         before = self.longest, self.precision
         self.longest = max(self.longest, float(np.sqrt(norms.max(initial=0))))
-        if (entities := [leaf.n_entities for leaf in features.leaves()]) != self.entities:
-            self.entities, self.precision = entities, precision(features, self.network.dtype)
+        if new:
+            self.entities = entities
+            self.precision = precision(features, self.network.dtype) + 2 * AMPLIFIED * self.nystrom.distortion
         if (self.longest, self.precision) != before:
             self.refresh(alpha.scale)
         return self

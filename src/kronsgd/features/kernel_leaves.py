@@ -167,22 +167,21 @@ class Kernel(SpanLeaf):
     def entity_squared_norms(self) -> Array:
         return np.concatenate([np.diag(self.gram), self.self_similarity])[self.codes]
 
-    def precision(self) -> float:
-        """A table of published similarities may have negative eigenvalues, and so may what new entities were said to have.
+    def distortion(self) -> float:
+        """A table of published similarities may have negative eigenvalues; new entities may be longer than they are said to be.
 
         Cost: anchors³ once, and anchors² for each new entity.
         """
         if self._below_zero is None:
             self._below_zero = max(-float(scipy.linalg.eigvalsh(self.gram, subset_by_index=[0, 0])[0]), 0.0)
-        below, norms = self._below_zero, np.diag(self.gram)
+        below, least = self._below_zero, float(np.diag(self.gram).min())
         if len(self.cross):
             root = self.inverse_root()
             along = self.cross @ root
             short = np.maximum((along**2).sum(axis=1) - self.self_similarity, 0).max()  # of the norm of its projection
             outside = np.linalg.norm(self.cross - along @ root.T @ self.gram)  # of the table's span
-            below, norms = below + float(short) + float(outside), np.append(norms, self.self_similarity)
-        least = float(norms.min())
-        return super().precision() + (below / least if least > 0 else math.inf)
+            below, least = below + float(short) + float(outside), min(least, float(self.self_similarity.min()))
+        return below / least if least > 0 else math.inf
 
     def inverse_root(self) -> Array:
         if self._root is None:
@@ -321,6 +320,11 @@ class RBF(VectorKernel):
     def __init__(self, array: ArrayLike, gamma: float | None = None) -> None:
         self.array = as_float_matrix("RBF(array)", array).copy()
         self.gamma = 1.0 / self.array.shape[1] if gamma is None else check_real("gamma", gamma, 0, open_low=True)
+
+    def distortion(self) -> float:
+        """What squared distances lose where vectors are far from 0, for each is a difference of large numbers."""
+        largest = float(np.einsum("ij,ij->i", self.array, self.array, dtype=np.float64).max())
+        return 4 * self.gamma * largest * (self.array.shape[1] + 4) * float(np.finfo(np.float64).eps)
 
     def kernel(self, dots: Array, norms: Array, other_norms: Array) -> Array:
         return np.asarray(np.exp(-self.gamma * np.maximum(norms + other_norms - 2 * dots, 0)))

@@ -230,6 +230,8 @@ def _refresh(
             taken += np.float64(P[r, k]) * np.float64(P[r, k])
             k += 1
         radius[level, r] = np.sqrt(max(squared[r] - taken, 0.0) + MARGIN * error * most * most) * (1 + 4 * UNIT)
+        if not (taken < np.inf):  # coordinates have overflowed
+            radius[level, r] = np.inf
     limit[r] = b - error * (5 * abs(scale) * most * longest + 5 * abs(b) + 4)
 
 
