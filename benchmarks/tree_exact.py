@@ -93,8 +93,8 @@ def targets(setting: Setting, rng: np.random.Generator) -> Any:
 
 
 def batch_of(k: int, size: int, rng: np.random.Generator) -> Any:
-    """Rows of step k. In every third batch rows may repeat, and come in any order."""
-    return rng.integers(0, N, size) if k % 3 == 0 else np.sort(rng.permutation(N)[:size])
+    """Rows of step k, in order, as the training loop gives them. In every third batch rows may repeat."""
+    return np.sort(rng.integers(0, N, size) if k % 3 == 0 else rng.permutation(N)[:size])
 
 
 def compare(setting: Setting) -> tuple[int, Any]:

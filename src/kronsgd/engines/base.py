@@ -78,7 +78,10 @@ class Engine(ABC):
 
     @abstractmethod
     def forward(self, state: Any, rows: NDArray[np.int64], view: Any = None) -> Activations:
-        """Phase 2: fired neurons and outputs on training rows, or on rows of a `view`."""
+        """Phase 2: fired neurons and outputs on training rows, or on rows of a `view`.
+
+        rows: ascending in training, as `training.train_step` gives them; then scan and tree give the same bits.
+        """
 
     @abstractmethod
     def view(self, state: Any, features: Features) -> Any:
