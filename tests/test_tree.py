@@ -324,3 +324,25 @@ def test_new_entities_longer_than_they_are_said_to_be():
     whole = table.append_entities(table.new_entities(np.array([[0.5, 0.49]])))
     assert whole.entity_inner(whole, slice(None), slice(None))[2, 2] > 10
     assert whole.distortion() > 9
+
+
+def test_predicting_leaves_the_lists_as_they_are():
+    """Several threads may predict at once: nothing may be rearranged meanwhile."""
+    X, y, _ = make_kron_teacher(3000, random_state=0)
+    model = KronRegressor(64, engine="tree", max_iter=1, batch_size=4, learning_rate_init=2.0, random_state=0).fit(X, y)
+    coefficients = model.state_.coefficients
+    assert model.state_.movement is not None
+    before = coefficients.segments, coefficients.indptr, coefficients.rows, coefficients.values
+    model.predict(X[:300])
+    after = coefficients.segments, coefficients.indptr, coefficients.rows, coefficients.values
+    assert all(mine is its for mine, its in zip(before, after, strict=True))
+
+
+def test_norms_that_cannot_be_are_refused():
+    features = expression("pairs")
+    engine = TreeEngine()
+    state = engine.initialize(TwoLayer(M, threshold=1.0), features)
+    take_steps([engine], [state], 20, 4, "squared", 3.0)
+    arrays = engine.arrays(state)
+    with pytest.raises(ValueError, match="squared_norms"):
+        engine.restore(state, {**arrays, "squared_norms": 0 * arrays["squared_norms"]})

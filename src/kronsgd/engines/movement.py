@@ -66,8 +66,13 @@ class Movement:
             leading=np.zeros(m, np.float32), radius=np.zeros((len(LEVELS), m), np.float32), limit=np.zeros(m, np.float32),
         )  # fmt: skip
         outside = out._rebuild(alpha)
-        norms = (out.P.astype(np.float64) ** 2).sum(axis=1) + outside**2
-        out.squared = norms + out.hidden_by_rounding() if squared is None else squared.copy()
+        along = (out.P.astype(np.float64) ** 2).sum(axis=1)
+        if squared is None:
+            out.squared = along + outside**2 + out.hidden_by_rounding()
+        elif (squared + out.hidden_by_rounding() < along).any():
+            raise ValueError("array 'squared_norms' is below what the coefficients have alone along a few directions")
+        else:
+            out.squared = squared.copy()
         out.refresh(alpha.scale)
         return out
 

@@ -77,9 +77,11 @@ class TreeEngine(ScanEngine):
         assert isinstance(state, TreeState)
         if view is None and state.movement is not None and not self.pays(state):
             state.movement = None  # for good: keeping them up to date costs as much as using them
-        if view is not None or state.movement is None:
-            self._slice(state)
+        if view is not None:  # by the lists as they are: several threads may predict at once
             return super().forward(state, rows, view)
+        if state.movement is None:
+            self._slice(state)
+            return super().forward(state, rows)
         state.coefficients.join()
         network, alpha, bounds, movement = state.network, state.coefficients, state.network.blocks, state.movement
         size, n_blocks, dtype = len(rows), len(bounds) - 1, np.dtype(network.dtype)

@@ -64,8 +64,6 @@ class Kernel(SpanLeaf):
     psd: "check" refuses a table with negative eigenvalues, "clip" sets them to 0.
     """
 
-    _below_zero: float | None = None  # how far the smallest eigenvalue of the table lies there; found on first use
-
     def __init__(self, gram: ArrayLike, *, normalize: bool = True, psd: str = "check") -> None:
         check_choice("psd", psd, ["check", "clip"])
         array = as_float_matrix("Kernel(gram)", gram).astype(np.float64)
@@ -85,6 +83,7 @@ class Kernel(SpanLeaf):
             array = array * self.scale[:, None] * self.scale
         self.gram: Array = _positive_part(array, normalize) if psd == "clip" else _checked_positive(array)
         self.codes: NDArray[np.int64] = np.arange(len(array))  # entity -> anchor, or n_anchors + its number if new
+        self._below_zero: list[float] = []  # how far the smallest eigenvalue lies there; found once for all copies
         self.cross: Array = np.zeros((0, len(array)))
         self.self_similarity: Array = np.zeros(0)
 
@@ -172,9 +171,9 @@ class Kernel(SpanLeaf):
 
         Cost: anchors³ once, and anchors² for each new entity.
         """
-        if self._below_zero is None:
-            self._below_zero = max(-float(scipy.linalg.eigvalsh(self.gram, subset_by_index=[0, 0])[0]), 0.0)
-        below, least = self._below_zero, float(np.diag(self.gram).min())
+        if not self._below_zero:
+            self._below_zero.append(max(-float(scipy.linalg.eigvalsh(self.gram, subset_by_index=[0, 0])[0]), 0.0))
+        below, least = self._below_zero[0], float(np.diag(self.gram).min())
         if len(self.cross):
             root = self.inverse_root()
             along = self.cross @ root
@@ -206,7 +205,7 @@ class Kernel(SpanLeaf):
     @classmethod
     def from_state(cls, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> Self:
         out = cls.__new__(cls)
-        out.normalize = bool(options["normalize"])
+        out.normalize, out._below_zero = bool(options["normalize"]), []
         out.gram = check_array("gram", arrays, (None, None), "f")
         n = out.n_anchors
         out.scale = check_array("scale", arrays, (n,), "f")
