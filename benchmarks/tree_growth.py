@@ -26,7 +26,7 @@ def settled(m: int) -> Training:
     X, y = teacher()
     y = ((y - y.mean()) / y.std())[:, None]
     network = automatic(m)
-    training = Training(X, y, network, 1, rate_of(X, network, 1) / SLOWER, "tree")
+    training = Training(X, y, network, 1, rate_of(X, network) / SLOWER, "tree")
     training.epoch()
     training.engine.begin_epoch(training.state)
     training.state.counts[:] = 0
