@@ -24,7 +24,7 @@ from kronsgd.parallel import threads
 from kronsgd.training import auto_learning_rate
 
 N, M = 12288, 16384
-STEPS, ROUNDS = 60, 7  # of each engine, before the next has its turn: caches hold one engine's data at a time, as in a training
+STEPS, ROUNDS = 60, 5  # of each engine, before the next has its turn: caches hold one engine's data at a time, as in a training
 USUAL = 64  # rows of the batch whose automatic step is taken, shared out over its rows
 CASES = ((1, None, 0.1), (1, None, 1.0), (1, 2.5, 0.1), (4, None, 0.1))  # batch, threshold, share of that step
 LEAST = {1: 10.0, 4: 3.0}  # times as fast as the scan engine, by batch
