@@ -24,6 +24,7 @@ from kronsgd.engines import ENGINES
 
 EPOCHS, ROUNDS, RATE = 4, 2, 0.05  # the step is so small that densities stay as they are at the start
 TOLERANCE = 1.10  # the chosen engine may take this much longer than the fastest
+HOPELESS = 20
 LARGE = 8 << 20  # bytes: peaks below are dominated by Python's own objects
 
 
@@ -105,6 +106,12 @@ def shapes() -> list[Shape]:
         params = {"batch_size": size, "n_hidden": 512}
         out.append(Shape(f"batch {size}, pairs of 6 × 6", pairs(40, 60, 6, 6, 600 if size == 1 else 1500), params))
         out.append(Shape(f"batch {size}, self-product of 24", power(500 if size == 1 else 1500, 24), params))
+    for size in (1, 4, 16, 64):
+        for m in (2048, 16384):
+            name, n = f"batch {size}, m = {m:,}, pairs of 30 × 30", 2000 if m == 2048 else 1200
+            out.append(Shape(name, pairs(60, 80, 30, 30, n, one=False), {"batch_size": size, "n_hidden": m}))
+        params = {"batch_size": size, "n_hidden": 512, "threshold": 3.0}
+        out.append(Shape(f"batch {size}, b = 3, self-product of 40", power(2000, 40), params))
     for entities, d in ((20, 3), (20, 6), (60, 12)):
         out.append(Shape(f"three factors of {d}", triples(entities, d, 1500), {"n_hidden": 512}))
     for d in (20, 200):
@@ -142,9 +149,11 @@ def fitted(shape: Shape, X: Any, engine: str, **params: Any) -> ks.KronRegressor
 
 
 def usable(shape: Shape, X: Any) -> dict[str, Any]:
-    """Costs of the engines that can be used, by name."""
+    """Costs of the engines that can be used, by name; without those that the plan gives HOPELESS times the least."""
     costs = ks.plan(X, **{"n_hidden": 1024, **shape.params}, max_iter=EPOCHS, learning_rate_init=RATE).costs
-    return {name: cost for name, cost in costs.items() if name in ENGINES and not cost.refused}
+    costs = {name: cost for name, cost in costs.items() if name in ENGINES and not cost.refused}
+    least = min(cost.epoch_seconds for cost in costs.values())
+    return {name: cost for name, cost in costs.items() if cost.epoch_seconds <= HOPELESS * least}
 
 
 def epoch_seconds(shape: Shape, X: Any, engines: list[str]) -> dict[str, float]:

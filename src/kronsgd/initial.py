@@ -268,8 +268,8 @@ class StartingValues:
 
     def _filled_stack(self) -> Array:
         """The values of all kept groups' entities, block by block. Cost: those of entities not asked for before."""
-        sizes = self._weights.network.block_sizes()
         if self._stack is None:
+            sizes = self._weights.network.block_sizes()
             width = sizes[0][2] * (1 if self._sum_ranks else self._weights.network.init_rank)
             self._stack = np.empty((len(sizes), sum(self._room), width), dtype=self._dtype)
         for k, group in enumerate(self._kept):

@@ -255,11 +255,11 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
                     "network stays as it is: set warm_start=False to start another."
                 )
 
-    def _start(self, features: Features, rows: Features | Array, n_outputs: int, seed: int) -> Rows:
-        """A fresh state; returns the row number of each row."""
+    def _start(self, features: Features, rows: Features | Array, n_outputs: int, seed: int, stream: bool = False) -> Rows:
+        """A fresh state; returns the row number of each row. stream: more will come."""
         own = "float32" if isinstance(rows, Features) else str(rows.dtype)
         network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype, seed)
-        self.engine_ = planned(self, network, features).choose()
+        self.engine_ = planned(self, network, features, stream).choose()
         self.state_ = self._engine.initialize(network, features, bool(self.normalize))
         self._known = None
         self.n_iter_, self.threshold_ = 0, network.threshold

@@ -14,8 +14,11 @@ from kronsgd.training.horizon import SAMPLE
 __all__ = ["measured_plan", "planned"]
 
 
-def planned(model: Any, network: TwoLayer, features: Features) -> Plan:
-    """What fitting `model` on these rows would cost with each engine. ValueError for blocks of what has no pairs."""
+def planned(model: Any, network: TwoLayer, features: Features, stream: bool = False) -> Plan:
+    """What fitting `model` on these rows would cost with each engine. ValueError for blocks of what has no pairs.
+
+    stream: they are the first rows of a stream.
+    """
     n = features.n_rows
     block = rows_per_step(model.batch_size, n, blocks=True)
     blocks = model.batching == "blocks" or (model.batching == "auto" and model.engine == "grid")
@@ -24,7 +27,7 @@ def planned(model: Any, network: TwoLayer, features: Features) -> Plan:
     batch = rows_per_step(model.batch_size, n, blocks)
     probe = min(SAMPLE, n) if model.max_iter == "auto" else batch if model.learning_rate_init == "auto" else 0
     share = float(model.validation_fraction) if model.early_stopping else 0.0
-    schedule = Schedule(batch, block, blocks, probe, validation=round(n * share / (1 - share)))
+    schedule = Schedule(batch, block, blocks, probe, round(n * share / (1 - share)), stream)
     return make_plan(
         network, features, schedule, normalize=bool(model.normalize), engine=model.engine, memory_limit=model.memory_limit
     )

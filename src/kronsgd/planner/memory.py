@@ -16,6 +16,7 @@ from kronsgd.engines.scan import lanes_for
 from kronsgd.engines.segments import bits_for
 from kronsgd.features.nystrom import CHUNK, LANDMARKS
 from kronsgd.initial import CACHE_BYTES, LOT, MOST_DRAWS
+from kronsgd.kernels.eager import COLUMNS
 from kronsgd.kernels.grid import ROWS
 from kronsgd.kernels.scan import LANES
 from kronsgd.kernels.tree import DIRECTIONS, LEVELS
@@ -153,6 +154,16 @@ def _tree(p: Problem) -> list[dict[str, float]]:
     return [{**stage, "bounds": bounds, "pairs": pairs, "making directions": inner} for stage in _scan(p)]
 
 
+def _eager(p: Problem) -> list[dict[str, float]]:
+    m, n, item = p.network.n_hidden, p.n_rows, p.itemsize
+    filling = float(n * COLUMNS * item) * (1 + p.nested)
+
+    def stage(scan: dict[str, float]) -> dict[str, float]:
+        return {**scan, "panel": max(scan.get("panel", 0.0), filling), "stored inner products": float(m * n * item)}
+
+    return [stage(scan) for scan in _scan(p)]
+
+
 def _dense(p: Problem) -> list[dict[str, float]]:
     m, n, item, d, size = p.network.n_hidden, p.n_rows, p.itemsize, float(p.d), _largest_batch(p)
     block = max(size for _, _, size in p.network.block_sizes())
@@ -203,4 +214,4 @@ def _grid(p: Problem) -> list[dict[str, float]]:
 
 
 Stages = Callable[[Problem], list[dict[str, float]]]
-PEAK_STAGES: dict[str, Stages] = {"dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree}
+PEAK_STAGES: dict[str, Stages] = {"dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree, "eager": _eager}

@@ -99,9 +99,9 @@ class Plan:
         size = p.schedule.block_size if engine == "grid" and p.schedule.blocks else p.schedule.batch_size
         seconds = sum(self.rates.seconds(w, p.itemsize, size) for w in work.values())
         memory, parts = peak_bytes(engine, p)
-        if engine == "grid" and self.wanted == "auto" and not p.schedule.blocks:
-            return EngineCost(engine, work, seconds, epoch_steps(engine, p), memory, parts, 'made for batching="blocks"')
         refused = "" if memory <= self.memory_limit else f"needs more than {describe_bytes(self.memory_limit)}"
+        if self.wanted == "auto":
+            refused = _not_meant(engine, p.schedule) or refused
         return EngineCost(engine, work, seconds, epoch_steps(engine, p), memory, parts, refused)
 
     def _refusal(self) -> Exception:
@@ -213,6 +213,15 @@ def _unfit(engine: str, p: Problem) -> str:
         return "no product of factors with different row indices"
     if engine == "grid" and p.network.init != "structured":
         return 'init is not "structured"'
+    return ""
+
+
+def _not_meant(engine: str, schedule: Schedule) -> str:
+    """Why an engine, exact though it is, is only taken when asked for, or nothing."""
+    if engine == "grid" and not schedule.blocks:
+        return 'made for batching="blocks"'
+    if engine == "eager" and schedule.stream:
+        return "stores numbers for every row that comes"
     return ""
 
 

@@ -50,6 +50,7 @@ class Schedule:
     blocks: bool = False  # whether batches are blocks
     probe: int = 0  # rows evaluated at once to choose a step size or a number of epochs
     validation: int = 0  # rows held out
+    stream: bool = False  # whether rows go on coming, each of them once
 
 
 @dataclass(frozen=True)

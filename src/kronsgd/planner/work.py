@@ -16,6 +16,11 @@ __all__ = ["STEP_WORK", "Work", "epoch_steps", "grid_cells", "grid_lanes"]
 
 LOOSE = 1.7  # pairs that the tree engine evaluates, in multiples of those that fire (measured)
 LONGER = 1.5  # their neurons' lists, in multiples of the mean: who fires here fires often
+LINE = 64  # bytes of a cache line
+CACHE = 4 << 20  # bytes that stay near a core, where they are read NEAR times as fast as from memory
+NEAR = 4
+STREAMED = 5  # times as fast as other bytes: long rows that are read, added to and written
+RECORD = 100  # operations of putting a coefficient into a list that nobody reads in that step: mostly waiting for memory
 
 
 @dataclass(frozen=True)
@@ -84,6 +89,19 @@ def _tree(p: Problem) -> dict[str, Work]:
     }
 
 
+def _eager(p: Problem) -> dict[str, Work]:
+    size, m, n, c, item = p.schedule.batch_size, p.network.n_hidden, p.n_rows, p.network.n_outputs, p.itemsize
+    fired, neurons = p.fired * size * m, (1 - (1 - p.fired) ** size) * m
+    scan, near = _lazy(p, 1), NEAR if m * n * item <= CACHE else 1
+    return {
+        "panel": scan["panel"],
+        "start": scan["start"],
+        "look-up": Work(moved=float(LINE * size * m / near), scalar=2 * c * fired, calls=12),
+        "update": Work(moved=2 * item * n * (neurons / near + fired / 8) / STREAMED, calls=10),
+        "record": Work(scalar=fired * (2 * c + RECORD / near) + m, calls=8),
+    }
+
+
 def grid_lanes(p: Problem) -> int:
     """Most outer entities of a strip."""
     return 16 if p.schedule.block_size < 256 else 64
@@ -128,4 +146,6 @@ def _grid(p: Problem) -> dict[str, Work]:
     }
 
 
-STEP_WORK: dict[str, Callable[[Problem], dict[str, Work]]] = {"dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree}
+STEP_WORK: dict[str, Callable[[Problem], dict[str, Work]]] = {
+    "dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree, "eager": _eager,
+}  # fmt: skip
