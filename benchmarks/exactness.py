@@ -1,4 +1,4 @@
-"""Every engine takes the same steps: scan against the dense engine in float64, 200 steps on random problems.
+"""Every engine takes the same steps: scan and eager against the dense engine in float64, 200 steps on random problems.
 
     python -m benchmarks.run exactness
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 import kronsgd as ks
 from benchmarks.common import report
-from kronsgd.engines import DenseEngine, ScanEngine
+from kronsgd.engines import DenseEngine, EagerEngine, Engine, ScanEngine
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer, auto_threshold
 from kronsgd.parallel import threads
@@ -30,14 +30,16 @@ def expressions(rng: np.random.Generator) -> dict[str, ks.Features]:
     return {"a * s": a * s, "(1 + z) ** 2": (1 + z) ** 2, "(1 + a) * (1 + s) + r ** 2": mixed, "a * s * r": a * s * r}
 
 
-def compare(X: ks.Features, loss: str, size: int, init: str, dtype: str, rng: np.random.Generator) -> tuple[float, int]:
+def compare(
+    engine: Engine, X: ks.Features, loss: str, size: int, init: str, dtype: str, rng: np.random.Generator
+) -> tuple[float, int]:
     """(relative difference of W after STEPS steps, (row, neuron) pairs that fired in one engine only)."""
     outputs = 3 if loss == "softmax" else 1
     targets = {"squared": rng.normal(size=(N, 1)), "logistic": rng.integers(2, size=(N, 1)).astype(float),
                "softmax": np.eye(3)[rng.integers(3, size=N)]}[loss]  # fmt: skip
     make = {"n_hidden": M, "n_outputs": outputs, "threshold": auto_threshold(M), "init": init, "init_rank": 2,
             "output_scale": 0.5, "seed": 1}  # fmt: skip
-    engines: list[Any] = [DenseEngine(), ScanEngine()]
+    engines: list[Any] = [DenseEngine(), engine]
     states = [e.initialize(TwoLayer(**make, dtype=d), X) for e, d in zip(engines, ["float64", dtype], strict=True)]
     differ = 0
     for _ in range(STEPS):
@@ -55,22 +57,22 @@ def compare(X: ks.Features, loss: str, size: int, init: str, dtype: str, rng: np
 def main() -> None:
     """Loss × expression × batch size × initial weights × precision."""
     rows = []
-    for dtype in ("float64", "float32"):
+    for engine, dtype in product((ScanEngine(), EagerEngine()), ("float64", "float32")):
         worst, flipped, differ, count = 0.0, 0.0, 0, 0
         names = list(expressions(np.random.default_rng(0)))
         problems = product(LOSSES, names, [1, 16, 70], ["structured", "gaussian"])
         for seed, (loss, name, size, init) in enumerate(problems):
             rng = np.random.default_rng(seed)
             with threads():
-                error, n = compare(expressions(rng)[name], loss, size, init, dtype, rng)
+                error, n = compare(engine, expressions(rng)[name], loss, size, init, dtype, rng)
             worst, flipped = (worst, max(flipped, error)) if n else (max(worst, error), flipped)
             differ, count = differ + n, count + 1
         limit = 1e-12 if dtype == "float64" else 1e-5
         assert worst <= limit, (dtype, worst)
         assert dtype == "float32" or differ == 0, differ
-        rows.append({"precision": dtype, "problems": count, "steps each": STEPS, "largest ‖W − W′‖/‖W‖": worst,
-                     "allowed": limit, "pairs that fired in one engine only": differ,
+        rows.append({"engine": engine.name, "precision": dtype, "problems": count, "steps each": STEPS,
+                     "largest ‖W − W′‖/‖W‖": worst, "allowed": limit, "pairs that fired in one engine only": differ,
                      "largest difference of those problems": flipped})  # fmt: skip
-    report("exactness", "scan takes the dense float64 engine's steps", rows,
+    report("exactness", "scan and eager take the dense float64 engine's steps", rows,
            "Fired sets are compared at every step; in float32 a pair within rounding of the threshold may fire in one engine "
            "only, and from then on the two go their own ways: such problems are counted apart.")  # fmt: skip

@@ -148,10 +148,11 @@ def _tree(p: Problem) -> list[dict[str, float]]:
     m, n, c, item, size = p.network.n_hidden, p.n_rows, p.network.n_outputs, p.itemsize, _largest_batch(p)
     rows, block = max(size, p.schedule.probe), max(size for _, _, size in p.network.block_sizes())
     bounds = 4.0 * ((DIRECTIONS + len(LEVELS)) * n + (DIRECTIONS + len(LEVELS) + 2) * m) + 24.0 * m
-    pairs = rows * (64.0 * block * (12 + item) + m * item + n * item * (1 + p.nested) + 64 * c * item)
-    landmarks = float(min(n, LANDMARKS))
-    inner = min(n, CHUNK) * landmarks * 8 * (1 + p.inner_arrays) + 4 * 8 * landmarks**2
-    return [{**stage, "bounds": bounds, "pairs": pairs, "making directions": inner} for stage in _scan(p)]
+    pairs = rows * 64.0 * (block * (12 + item) + c * item)
+    landmarks, stages = float(min(n, LANDMARKS)), _scan(p)
+    inner = min(n, CHUNK) * landmarks * 8 * p.inner_arrays + 4 * 8 * landmarks**2
+    making = {"row norms": stages[0]["row norms"], "bounds": bounds, "making directions": inner}
+    return [making, *({**stage, "bounds": bounds, "pairs": pairs} for stage in stages)]
 
 
 def _eager(p: Problem) -> list[dict[str, float]]:
