@@ -6,6 +6,7 @@ many registers as the machine needs: 64 lanes of float32 are four with AVX-512, 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -55,6 +56,35 @@ class _Vectors:
             self.builder.module.declare_intrinsic(name, (), ir.FunctionType(self.type, [self.type] * 3)), [a, b, c]
         )
 
+    def add_sums(
+        self, out: Any, places: list[Any], start: Any, stop: Any, terms: Callable[[Any], list[tuple[Any, Any]]]
+    ) -> None:
+        """out[place:][:lanes] += Σ_{start ≤ p < stop} of a product of two vectors, terms(p), for each of a few places.
+
+        Sums are loaded and stored once; their additions alternate, because each waits for the one before it in its own sum.
+        """
+        builder = self.builder
+        entry, body, done = builder.block, builder.append_basic_block("body"), builder.append_basic_block("done")
+        before = [self.load(out, place) for place in places]
+        builder.cbranch(builder.icmp_signed("<", start, stop), body, done)
+
+        builder.position_at_end(body)
+        p, totals = builder.phi(INT64), [builder.phi(self.type) for _ in places]
+        added = [self.multiply_add(a, b, total) for (a, b), total in zip(terms(p), totals, strict=True)]
+        p_next = builder.add(p, ONE)
+        builder.cbranch(builder.icmp_signed("<", p_next, stop), body, done)
+        p.add_incoming(start, entry)
+        p.add_incoming(p_next, body)
+
+        builder.position_at_end(done)
+        results = [builder.phi(self.type) for _ in places]  # all before the first store
+        for phis in (totals, results):
+            for phi, initially, later in zip(phis, before, added, strict=True):
+                phi.add_incoming(initially, entry)
+                phi.add_incoming(later, body)
+        for result, place in zip(results, places, strict=True):
+            self.store(result, out, place)
+
 
 @intrinsic(prefer_literal=True)
 def add_rows(
@@ -74,26 +104,13 @@ def add_rows(
         out, table, index, value = (
             vectors.data(signature.args[k], array) for k, array in ((1, out), (3, table), (4, index), (5, value))
         )
-        entry, body, done = builder.block, builder.append_basic_block("body"), builder.append_basic_block("done")
-        before = vectors.load(out, offset)
-        builder.cbranch(builder.icmp_signed("<", start, stop), body, done)
 
-        builder.position_at_end(body)
-        p, total = builder.phi(INT64), builder.phi(vectors.type)
-        factor = vectors.fill(builder.load(builder.gep(value, [p])))
-        j = builder.sub(builder.sext(builder.load(builder.gep(index, [p])), INT64), base)
-        row = vectors.load(table, builder.mul(j, ir.Constant(INT64, vectors.lanes)))
-        added, p_next = vectors.multiply_add(factor, row, total), builder.add(p, ONE)
-        builder.cbranch(builder.icmp_signed("<", p_next, stop), body, done)
-        for phi, initially, later in ((p, start, p_next), (total, before, added)):
-            phi.add_incoming(initially, entry)
-            phi.add_incoming(later, body)
+        def terms(p: Any) -> list[tuple[Any, Any]]:
+            j = builder.sub(builder.sext(builder.load(builder.gep(index, [p])), INT64), base)
+            row = vectors.load(table, builder.mul(j, ir.Constant(INT64, vectors.lanes)))
+            return [(vectors.fill(builder.load(builder.gep(value, [p]))), row)]
 
-        builder.position_at_end(done)
-        result = builder.phi(vectors.type)
-        result.add_incoming(before, entry)
-        result.add_incoming(added, body)
-        vectors.store(result, out, offset)
+        vectors.add_sums(out, [offset], start, stop, terms)
         return context.get_dummy_value()
 
     return signature, build
@@ -118,31 +135,13 @@ def add_together(
             vectors.data(signature.args[k], array) for k, array in ((0, out), (1, table), (3, index), (4, value))
         )
         firsts = cgutils.unpack_tuple(builder, starts, signature.args[5].count)
-        places = [ir.Constant(INT64, c) for c in range(len(firsts))]
-        entry, body, done = builder.block, builder.append_basic_block("body"), builder.append_basic_block("done")
-        before = [vectors.load(out, place) for place in places]
-        builder.cbranch(builder.icmp_signed("<", ir.Constant(INT64, 0), n), body, done)
 
-        builder.position_at_end(body)
-        p, totals = builder.phi(INT64), [builder.phi(vectors.type) for _ in places]
-        added = []
-        for start, total in zip(firsts, totals, strict=True):
-            q = builder.add(start, p)
-            j = builder.add(builder.sext(builder.load(builder.gep(index, [q])), INT64), first)
-            added.append(vectors.multiply_add(vectors.load(value, q), vectors.load(table, j), total))
-        p_next = builder.add(p, ONE)
-        builder.cbranch(builder.icmp_signed("<", p_next, n), body, done)
-        p.add_incoming(ir.Constant(INT64, 0), entry)
-        p.add_incoming(p_next, body)
+        def terms(p: Any) -> list[tuple[Any, Any]]:
+            places = [builder.add(start, p) for start in firsts]
+            rows = [builder.add(builder.sext(builder.load(builder.gep(index, [q])), INT64), first) for q in places]
+            return [(vectors.load(value, q), vectors.load(table, j)) for q, j in zip(places, rows, strict=True)]
 
-        builder.position_at_end(done)
-        results = [builder.phi(vectors.type) for _ in places]
-        for phis in (totals, results):
-            for phi, initially, later in zip(phis, before, added, strict=True):
-                phi.add_incoming(initially, entry)
-                phi.add_incoming(later, body)
-        for result, place in zip(results, places, strict=True):
-            vectors.store(result, out, place)
+        vectors.add_sums(out, [ir.Constant(INT64, c) for c in range(len(firsts))], ir.Constant(INT64, 0), n, terms)
         return context.get_dummy_value()
 
     return signature, build
@@ -189,29 +188,14 @@ def add_products(
         out, K, h = (vectors.data(signature.args[k], array) for k, array in ((2, out), (4, K), (7, h)))
         width = ir.Constant(INT64, vectors.lanes)
         places = [builder.add(offset, ir.Constant(INT64, i * vectors.lanes)) for i in range(signature.args[1].literal_value)]
-        entry, body, done = builder.block, builder.append_basic_block("body"), builder.append_basic_block("done")
-        before = [vectors.load(out, place) for place in places]
-        builder.cbranch(builder.icmp_signed("<", ir.Constant(INT64, 0), n), body, done)
 
-        builder.position_at_end(body)
-        p, totals = builder.phi(INT64), [builder.phi(vectors.type) for _ in places]
-        row = vectors.load(h, builder.add(h_offset, builder.mul(p, width)))
-        k_row = builder.gep(K, [builder.add(k_offset, builder.mul(p, k_stride))])
-        factors = [vectors.fill(builder.load(builder.gep(k_row, [ir.Constant(INT64, i)]))) for i in range(len(places))]
-        added = [vectors.multiply_add(factor, row, total) for factor, total in zip(factors, totals, strict=True)]
-        p_next = builder.add(p, ONE)
-        builder.cbranch(builder.icmp_signed("<", p_next, n), body, done)
-        p.add_incoming(ir.Constant(INT64, 0), entry)
-        p.add_incoming(p_next, body)
+        def terms(p: Any) -> list[tuple[Any, Any]]:
+            row = vectors.load(h, builder.add(h_offset, builder.mul(p, width)))
+            k_row = builder.gep(K, [builder.add(k_offset, builder.mul(p, k_stride))])
+            numbers = [builder.load(builder.gep(k_row, [ir.Constant(INT64, i)])) for i in range(len(places))]
+            return [(vectors.fill(number), row) for number in numbers]
 
-        builder.position_at_end(done)
-        results = [builder.phi(vectors.type) for _ in places]  # all before the first store
-        for phis in (totals, results):
-            for phi, initially, later in zip(phis, before, added, strict=True):
-                phi.add_incoming(initially, entry)
-                phi.add_incoming(later, body)
-        for result, place in zip(results, places, strict=True):
-            vectors.store(result, out, place)
+        vectors.add_sums(out, places, ir.Constant(INT64, 0), n, terms)
         return context.get_dummy_value()
 
     return signature, build
