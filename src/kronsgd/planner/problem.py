@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from kronsgd.features.base import Constant, Features, Sum
 from kronsgd.features.gram import CACHE_BYTES
 from kronsgd.features.grouping import Group, expand_powers, group_by_index, groups, product_groups
+from kronsgd.features.item_sums import item_width
 from kronsgd.features.kernel_leaves import Kernel, SpanLeaf
 from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import compress
 from kronsgd.features.sides import Sides
+from kronsgd.features.weighted import Weighted
 from kronsgd.initial import coordinate_dim
 from kronsgd.network import TwoLayer
 
@@ -84,7 +86,7 @@ class Problem:
         product = bool(product_groups(tree))
         return cls(
             network=network, n_rows=features.n_rows, dim=features.dim, d=coordinate_dim(features),
-            has_coordinates=all(leaf.dim < math.inf or leaf.n_coordinates >= leaf.n_entities for leaf in leaves),
+            has_coordinates=all(leaf.own_coordinates or leaf.n_coordinates >= leaf.n_entities for leaf in leaves),
             tables=tuple(_table(group) for group in parts), passes=1 if product else len(parts) + 1,
             nested=0 if product or isinstance(tree, Group) else sum(not isinstance(part, Group) for part in tree.parts[1:]),
             copied=sum(_copied(leaf) for leaf in leaves), inner_arrays=_arrays(features),
@@ -145,30 +147,22 @@ def _table(group: Group) -> Table:
     leaves = list(group.node.leaves())
     n = group.n_entities if group.index is None else len(np.unique(group.index))
     return Table(
-        entities=n, dim=sum(_width(leaf) for leaf in leaves),
+        entities=n, dim=sum(item_width(leaf) for leaf in leaves),
         itemsize=max((_itemsize(leaf) for leaf in leaves), default=8),
         gram_arrays=_arrays(group.node),
-        span=max((leaf.n_coordinates for leaf in leaves if isinstance(leaf, SpanLeaf)), default=0),
+        span=max((leaf.n_coordinates for leaf in leaves if isinstance(leaf.storage, SpanLeaf)), default=0),
     )  # fmt: skip
 
 
-def _width(leaf: Leaf) -> float:
-    """Multiplications of one inner product between entities."""
-    array = getattr(leaf, "array", None)
-    if array is not None:
-        return float(array.shape[1])
-    matrix = getattr(leaf, "matrix", None)
-    return float(matrix.nnz) / leaf.n_entities if matrix is not None else 1.0
-
-
 def _itemsize(leaf: Leaf) -> int:
-    return 8 if isinstance(leaf, SpanLeaf) else leaf.dtype.itemsize
+    return 8 if isinstance(leaf.storage, SpanLeaf) else leaf.dtype.itemsize
 
 
 def _arrays(node: Features) -> int:
     """Arrays alive at once while inner products of `node` are evaluated, its own result among them."""
     if isinstance(node, Leaf):
-        return 2 if isinstance(node, Kernel) else 3 if isinstance(node, SpanLeaf) else 1
+        own = 2 if isinstance(node.storage, Kernel) else 3 if isinstance(node.storage, SpanLeaf) else 1
+        return own + isinstance(node, Weighted)
     if not node.children:
         return 0
     done, most = 0, 0
@@ -190,7 +184,7 @@ def _copied(leaf: Leaf) -> int:
     used = len(np.unique(leaf.index))
     if used == leaf.n_entities:
         return 0
-    whole = isinstance(leaf, Kernel)  # which keeps its table
+    whole = isinstance(leaf.storage, Kernel)  # which keeps its table
     table = 0 if whole else sum(array.nbytes for array in leaf.state()[0].values())
     return int(table * used / leaf.n_entities) + 8 * len(leaf.index)
 
