@@ -26,6 +26,8 @@ def summed_dense(item: Features, items: Features, bags: Any) -> Array:
     d = coordinate_dim(items)
     out = np.zeros((bags.shape[0], d), dtype=np.result_type(*(leaf.dtype for leaf in items.leaves())))
     for first, beyond, part, numbers in _parts(bags, d):
+        if len(numbers) == 0:  # empty bags stay zero
+            continue
         sums = part @ np.asarray(item.coordinates(items[numbers]), dtype=np.float64)
         out[first:beyond] += sums.astype(out.dtype)
     return out
