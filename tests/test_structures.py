@@ -33,6 +33,7 @@ MADE = {
     "k-mers of several lengths": lambda: ks.Spectrum(PROTEINS, (1, 3), binary=True),
     "words with idf": lambda: ks.Spectrum(TEXTS, (1, 2), analyzer="word", sublinear=True, idf=True),
     "Patches": lambda: ks.Patches(images(), 3, n_filters=6, n_places=4),
+    "Patches less their mean": lambda: ks.Patches(images(), 3, 2, n_filters=6, n_places=4, center=True),
     "Patches with components": lambda: ks.Patches(images(channels=2), 3, 2, n_filters=6, n_components=3),
     "Categories": lambda: ks.Categories([["a", 1], ["b", 2], ["a", None], ["c", 1]]),
     "LowRank": lambda: ks.LowRank(normal(6, 3), normal(3, 20, seed=1)),
@@ -40,7 +41,7 @@ MADE = {
 }
 MORE = {
     "k-mers": ["KVLKVL", "PPPP"], "k-mers of several lengths": ["KVLKVL", "A"], "words with idf": ["the cat", "unheard of"],
-    "Patches": images(3, seed=1), "Patches with components": images(3, channels=2, seed=1),
+    "Patches": images(3, seed=1), "Patches less their mean": images(3, seed=1), "Patches with components": images(3, channels=2, seed=1),
     "Categories": [["c", 2], ["z", 1], ["z", 9]], "LowRank": normal(4, 3, seed=2),
     "LowRank of few columns": normal(4, 5, seed=2),
 }  # fmt: skip
@@ -220,7 +221,7 @@ REFUSED = {
     "a stride of 0": (lambda: ks.Patches(flat, 3, 0), ValueError, "stride=0 is out of range"),
     "too many components": (lambda: ks.Patches(flat, 3, n_components=3), ValueError, "n_components=3 .* at most 2"),
     "images that are all flat": (lambda: ks.Patches(np.ones((2, 5, 5)), 3), ValueError, "no patch .* has any contrast"),
-    "images of another size": (lambda: ks.Patches(flat, 3).like(flat[:, :5]), ValueError, r"\(5, 9, 1\), known are \(8, 9, 1\)"),
+    "images of another size": (lambda: ks.Patches(flat, 3).like(flat[:, :5]), ValueError, r"\(5, 9, 1\), known .* \(8, 9, 1\)"),
     "categories without columns": (lambda: ks.Categories(["a", "b"]), ValueError, "a column for each variable"),
     "columns of different lengths": (lambda: ks.Categories({"a": [1, 2], "b": [1]}), ValueError, "equally many"),
     "a number that is no category": (lambda: ks.Categories([[0.5], [1.0]]), ValueError, "column 0 holds 0.5"),

@@ -31,16 +31,16 @@ class Patches(Derived):
     of `n_filters` patches drawn at random (Nyström), ψ through the leading `n_places` eigenvectors over the grid of places.
 
     Parameters: images (entities, height, width) or (entities, height, width, channels); size: rows and columns of a patch;
-    stride: pixels from patch to patch; beta > 0: larger tells patches apart more sharply; blur > 0: in strides; n_components:
-    keep so many principal components of the bags (None: all n_filters · n_places coordinates, and nothing is centred);
-    seed: of the drawn patches. Everything is learned from `images` alone, without labels, and `like` uses it as it is.
-    An image without contrast is the zero vector. Cost for each image: P·n_filters·(patch + n_places) multiply-adds for P
+    stride: pixels from patch to patch; beta > 0: larger tells patches apart more sharply; blur > 0: in strides; center:
+    subtract the mean bag, which keeps fewer neurons firing; n_components: centre, and keep so many principal components of the
+    bags (None: all n_filters · n_places coordinates); seed: of the drawn patches. Everything is learned from `images` alone, without labels, and `like` uses it as it is.
+    An image without contrast is the zero vector before it is centred. Cost for each image: P·n_filters·(patch + n_places) multiply-adds for P
     patches, then n_filters²·n_places.
     """
 
     def __init__(
         self, images: ArrayLike, size: int = 5, stride: int = 1, *, n_filters: int = 64, n_places: int = 16, beta: float = 3.0,
-        blur: float = 3.0, n_components: int | None = None, seed: int = 0,
+        blur: float = 3.0, center: bool = False, n_components: int | None = None, seed: int = 0,
     ) -> None:  # fmt: skip
         array = _checked_images("images", images)
         self.shape_in = array.shape[1:]
@@ -56,6 +56,8 @@ class Patches(Derived):
         self.components: Array | None = None
         with threads():
             bags = self._bags(array)
+            if center:
+                self.mean = bags.mean(axis=0, dtype=np.float64).astype(np.float32)
             if n_components is not None:
                 self._learn_components(bags, n_components, int(rng.integers(2**31)))
             self.table = self._reduced(bags)
@@ -120,14 +122,14 @@ class Patches(Derived):
         return out.reshape(len(images), -1)
 
     def _reduced(self, bags: Array) -> Dense:
-        if self.components is None:
-            return Dense(bags)
-        return Dense((bags - self.mean) @ self.components.T)
+        if self.mean is not None:
+            bags -= self.mean
+        return Dense(bags if self.components is None else bags @ self.components.T)
 
     def recipe(self) -> tuple[dict[str, Array], dict[str, Any]]:
         arrays = {"filters": self.filters, "root": self.root, "places": self.places}
-        if self.components is not None and self.mean is not None:
-            arrays |= {"mean": self.mean, "components": self.components}
+        learned = {"mean": self.mean, "components": self.components}
+        arrays |= {name: array for name, array in learned.items() if array is not None}
         options = {"shape": [int(s) for s in self.shape_in], "size": self.size, "stride": self.stride}
         return arrays, {**options, "beta": self.beta, "least": self.least}
 
@@ -141,8 +143,9 @@ class Patches(Derived):
         self.root, self.places = check_array("root", arrays, (n, n), "f"), check_array("places", arrays, (n_patches, None), "f")
         self.mean = self.components = None
         width = n * self.places.shape[1]
-        if "components" in arrays:
+        if "mean" in arrays:
             self.mean = check_array("mean", arrays, (width,), "f")
+        if "components" in arrays:
             self.components = check_array("components", arrays, (self.table.n_coordinates, width), "f")
         elif self.table.n_coordinates != width:
             raise ValueError("the maps of patches do not fit their table")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from kronsgd.features.base import Constant, Features, Sum
 from kronsgd.features.gram import CACHE_BYTES
 from kronsgd.features.grouping import Group, expand_powers, group_by_index, groups, product_groups
-from kronsgd.features.item_sums import item_width
+from kronsgd.features.item_sums import TILE, ItemSums, item_width
 from kronsgd.features.kernel_leaves import Kernel, SpanLeaf
 from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import compress
@@ -66,7 +66,7 @@ class Problem:
     tables: tuple[Table, ...]
     passes: int  # over the rows to fill a panel
     nested: int  # panels beside the first
-    copied: int  # bytes of tables that are copied because some of their entities do not occur
+    copied: int  # bytes of tables that are copied because some of their entities do not occur, and of bags while in use
     inner_arrays: int  # (rows, rows) arrays alive at once while inner products between rows are evaluated
     coordinate_size: int  # bytes of a coordinate, as a table gives it
     sides: tuple[int, int, int] | None  # inner entities, outer entities, different pairs; None: no grid of pairs
@@ -89,7 +89,7 @@ class Problem:
             has_coordinates=all(leaf.own_coordinates or leaf.n_coordinates >= leaf.n_entities for leaf in leaves),
             tables=tuple(_table(group) for group in parts), passes=1 if product else len(parts) + 1,
             nested=0 if product or isinstance(tree, Group) else sum(not isinstance(part, Group) for part in tree.parts[1:]),
-            copied=sum(_copied(leaf) for leaf in leaves), inner_arrays=_arrays(features),
+            copied=sum(_copied(leaf) + _scratch(leaf) for leaf in leaves), inner_arrays=_arrays(features),
             coordinate_size=8 if _has_constant(features) else max(_itemsize(leaf) for leaf in leaves),
             sides=_sides(features), schedule=schedule, start_fired=share, fired=share,
             alpha=min(1.0, MEAN_GROWTH * share), alpha_last=min(1.0, LAST_GROWTH * share),
@@ -187,6 +187,15 @@ def _copied(leaf: Leaf) -> int:
     whole = isinstance(leaf.storage, Kernel)  # which keeps its table
     table = 0 if whole else sum(array.nbytes for array in leaf.state()[0].values())
     return int(table * used / leaf.n_entities) + 8 * len(leaf.index)
+
+
+def _scratch(leaf: Leaf) -> int:
+    """Bytes beside its inner products that a table of bags takes while they are made: tiles of items, and weights by item."""
+    table = leaf.storage
+    if not isinstance(table, ItemSums):
+        return 0
+    side = min(TILE, table.items.n_rows)
+    return 8 * side * ((1 + _arrays(table.items)) * side + 2 * table.n_entities) + 32 * table.bags.nnz
 
 
 def _sides(features: Features) -> tuple[int, int, int] | None:
