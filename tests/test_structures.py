@@ -41,9 +41,9 @@ MADE = {
 }
 MORE = {
     "k-mers": ["KVLKVL", "PPPP"], "k-mers of several lengths": ["KVLKVL", "A"], "words with idf": ["the cat", "unheard of"],
-    "Patches": images(3, seed=1), "Patches less their mean": images(3, seed=1), "Patches with components": images(3, channels=2, seed=1),
-    "Categories": [["c", 2], ["z", 1], ["z", 9]], "LowRank": normal(4, 3, seed=2),
-    "LowRank of few columns": normal(4, 5, seed=2),
+    "Patches": images(3, seed=1), "Patches less their mean": images(3, seed=1),
+    "Patches with components": images(3, channels=2, seed=1), "Categories": [["c", 2], ["z", 1], ["z", 9]],
+    "LowRank": normal(4, 3, seed=2), "LowRank of few columns": normal(4, 5, seed=2),
 }  # fmt: skip
 
 
@@ -196,7 +196,7 @@ def test_many_factors_in_every_engine(name, engine):
         steps(ENGINES[each], state, targets, 50)
         weights.append(ENGINES[each].hidden_weights(state))
     assert relative(*weights) < 1e-11
-    assert relative(weights[1], start) > 1e-2
+    assert relative(weights[1], start) > 1e-3  # as in check_engine: it trains
 
 
 # Mistakes ------------------------------------------------------------------------------------------------------------

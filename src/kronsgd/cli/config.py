@@ -30,7 +30,8 @@ KIND_OPTIONS: dict[str, list[str]] = {
     "dense": ["normalize", "center", "scale"], "sparse": ["normalize"], "onehot": ["n_categories"],
     "kernel": ["normalize", "psd"], "rbf": ["gamma"], "tanimoto": [], "categories": [],
     "spectrum": ["k", "analyzer", "lowercase", "binary", "sublinear", "idf", "min_df", "max_pieces"],
-    "patches": ["size", "stride", "n_filters", "n_places", "beta", "blur", "center", "n_components", "seed"], "bag": ["normalize"],
+    "patches": ["size", "stride", "n_filters", "n_places", "beta", "blur", "center", "n_components", "seed"],
+    "bag": ["normalize"],
 }  # fmt: skip
 
 

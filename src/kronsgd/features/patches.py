@@ -32,10 +32,10 @@ class Patches(Derived):
 
     Parameters: images (entities, height, width) or (entities, height, width, channels); size: rows and columns of a patch;
     stride: pixels from patch to patch; beta > 0: larger tells patches apart more sharply; blur > 0: in strides; center:
-    subtract the mean bag, which keeps fewer neurons firing; n_components: centre, and keep so many principal components of the
-    bags (None: all n_filters · n_places coordinates); seed: of the drawn patches. Everything is learned from `images` alone, without labels, and `like` uses it as it is.
-    An image without contrast is the zero vector before it is centred. Cost for each image: P·n_filters·(patch + n_places) multiply-adds for P
-    patches, then n_filters²·n_places.
+    subtract the mean bag, which keeps fewer neurons firing; n_components: centre, and keep so many principal components of
+    the bags (None: all n_filters · n_places coordinates); seed: of the drawn patches. Everything is learned from `images`
+    alone, without labels, and `like` uses it as it is. An image without contrast is the zero vector before it is centred.
+    Cost for each image: P·n_filters·(patch + n_places) multiply-adds for P patches, then n_filters²·n_places.
     """
 
     def __init__(

@@ -41,6 +41,7 @@ class Table:
     itemsize: int  # bytes of a number in the tables
     gram_arrays: int  # (entities, entities) arrays alive at once while all inner products are made
     span: int  # entities that span a kernel's coordinates, 0 for tables with coordinates of their own
+    scratch: int = 0  # bytes beside the inner products while they are made, of bags whose items are kept
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Problem:
     tables: tuple[Table, ...]
     passes: int  # over the rows to fill a panel
     nested: int  # panels beside the first
-    copied: int  # bytes of tables that are copied because some of their entities do not occur, and of bags while in use
+    copied: int  # bytes of tables that are copied because some of their entities do not occur
     inner_arrays: int  # (rows, rows) arrays alive at once while inner products between rows are evaluated
     coordinate_size: int  # bytes of a coordinate, as a table gives it
     sides: tuple[int, int, int] | None  # inner entities, outer entities, different pairs; None: no grid of pairs
@@ -89,7 +90,7 @@ class Problem:
             has_coordinates=all(leaf.own_coordinates or leaf.n_coordinates >= leaf.n_entities for leaf in leaves),
             tables=tuple(_table(group) for group in parts), passes=1 if product else len(parts) + 1,
             nested=0 if product or isinstance(tree, Group) else sum(not isinstance(part, Group) for part in tree.parts[1:]),
-            copied=sum(_copied(leaf) + _scratch(leaf) for leaf in leaves), inner_arrays=_arrays(features),
+            copied=sum(_copied(leaf) for leaf in leaves), inner_arrays=_arrays(features),
             coordinate_size=8 if _has_constant(features) else max(_itemsize(leaf) for leaf in leaves),
             sides=_sides(features), schedule=schedule, start_fired=share, fired=share,
             alpha=min(1.0, MEAN_GROWTH * share), alpha_last=min(1.0, LAST_GROWTH * share),
@@ -99,6 +100,11 @@ class Problem:
     def itemsize(self) -> int:
         """Bytes of a number in the engine."""
         return int(np.dtype(self.network.dtype).itemsize)
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that any table takes while its inner products are made."""
+        return max(table.scratch for table in self.tables)
 
     @property
     def rank(self) -> int:
@@ -151,6 +157,7 @@ def _table(group: Group) -> Table:
         itemsize=max((_itemsize(leaf) for leaf in leaves), default=8),
         gram_arrays=_arrays(group.node),
         span=max((leaf.n_coordinates for leaf in leaves if isinstance(leaf.storage, SpanLeaf)), default=0),
+        scratch=max((_scratch(leaf) for leaf in leaves), default=0),
     )  # fmt: skip
 
 
