@@ -13,7 +13,7 @@ from kronsgd.cli.parameters import typed
 @pytest.mark.parametrize(
     "text",
     [
-        "", "1", "1 + 2", "2 * a", "a * 2", "a - b", "a / b", "-a", "a ** b", "a ** 1.5", "a ** -1", "a ** True",
+        "", "1", "1 + 2", "2 * 3", "0 * a", "a - b", "a / b", "-a", "a ** b", "a ** 1.5", "a ** -1", "a ** True",
         "True + a", "a.b", "a[0]", "a(1)", "a if b else a", "lambda: a", "'a'", "a; b", "a == b", "a ** 65", "0 + a",
         "(" * 500 + "a",
         "c", "a\n+b)", "1e999 + a", "a" * 3000, "a ** 2 ** 2", "1 ** 2 + a", "a and b", "[a]", "{a}", "1j + a",
@@ -27,6 +27,8 @@ def test_an_expression_holds_nothing_but_the_algebra(text):
 
 def test_expressions_mean_what_they_say():
     a, b = Dense([[3.0, 4.0]], normalize=False), Dense([[2.0]], normalize=False)
+    weighed = build_features("0.3 * a + b * 2 * 2", {"a": a, "b": b})
+    np.testing.assert_allclose(weighed.inner(), 0.3 * a.inner() + 4 * b.inner())
     built = build_features(" (1 + a) * b ** 2 + 0.5 ", {"a": a, "b": b})
     np.testing.assert_allclose(built.inner(), ((1 + a) * b**2 + 0.5).inner())
     assert default_expression(["a"]) == "(1 + a) ** 2"

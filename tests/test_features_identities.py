@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kronsgd import RBF, Dense, Features, Kernel, OneHot, Sparse, Tanimoto
+from helpers.features import random_expression
+from kronsgd import Dense, Features
 from kronsgd.features.gram import RowGram
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -17,28 +17,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 quick = settings(max_examples=25, deadline=None)
 
 seeds = st.integers(0, 2**32 - 1)
-
-
-def random_leaf(rng, n):
-    """A leaf of any kind with n rows, some through an index."""
-    entities = int(rng.integers(1, 7))
-    kind = rng.integers(0, 6)
-    leaf = [
-        lambda: Dense(rng.normal(size=(entities, rng.integers(1, 5))), normalize=bool(rng.integers(0, 2))),
-        lambda: OneHot(rng.integers(0, 3, entities), 3),
-        lambda: Sparse(sp.csr_array(rng.normal(size=(entities, 4)) * (rng.random((entities, 4)) < 0.5))),
-        lambda: RBF(rng.normal(size=(entities, 2))),
-        lambda: Tanimoto(rng.integers(0, 2, (entities, 6)).astype(float)),
-        lambda: Kernel(np.eye(entities) + np.full((entities, entities), 0.3)),
-    ][kind]()
-    return leaf[rng.integers(0, entities, n)]
-
-
-def random_expression(rng, n, depth=2):
-    if depth == 0 or rng.random() < 0.3:
-        return random_leaf(rng, n)
-    left, right = random_expression(rng, n, depth - 1), random_expression(rng, n, depth - 1)
-    return [left * right, left + right, left**2, 0.5 + left][rng.integers(0, 4)]
 
 
 @quick
@@ -80,6 +58,25 @@ def test_semiring_identities(seed, n):
     equal((a + b) + c, a + (b + c))
     equal((a * b) ** 2, a**2 * b**2)
     equal(a + 0.5, 0.5 + a)
+    w, v = rng.uniform(0.1, 3.0, 2)
+    equal(w * (a + b), w * a + w * b)
+    equal(w * (a * b), a * (w * b))
+    equal((w * a) * (v * b), (w * v) * (a * b))
+    equal(w * a**2, a * (a * w))
+    equal(w * (v * (1 + a)), (w * v) * (1 + a))
+
+
+@quick
+@given(seeds)
+def test_a_weight_multiplies_inner_products(seed):
+    rng = np.random.default_rng(seed)
+    a, b = random_expression(rng, 6), random_expression(rng, 6)
+    weighed = 0.3 * a + b * np.float64(0.7)
+    first, second = (np.asarray(x.inner(), dtype=np.float64) for x in (a, b))
+    np.testing.assert_allclose(weighed.inner(), 0.3 * first + 0.7 * second, rtol=1e-9, atol=1e-12)
+    coordinates = weighed.dense()
+    np.testing.assert_allclose(coordinates @ coordinates.T, weighed.inner(), rtol=1e-7, atol=1e-9)
+    assert weighed.dim == (a + b).dim
 
 
 @quick

@@ -56,6 +56,11 @@ REFUSED = {
     "an exponent of True": (lambda: Dense(x3) ** True, ValueError, "whole number"),
     "an infinite constant": (lambda: Dense(x3) + math.inf, ValueError, "constant of inf"),
     "a constant of 0": (lambda: 0 + Dense(x3), ValueError, "constant of 0"),
+    "a weight of 0": (lambda: 0 * Dense(x3), ValueError, "weight of 0 is not allowed; .* above 0"),
+    "a weight below 0": (lambda: Dense(x3) * -0.5, ValueError, "weight of -0.5 is not allowed"),
+    "a weight that is not finite": (lambda: math.nan * Dense(x3), ValueError, "weight of nan is not allowed"),
+    "a weight of True": (lambda: True * Dense(x3), ValueError, "weight of True"),
+    "another weight": (lambda: (2 * Dense(x3)).inner(3 * Dense(x3)), ValueError, "made with other options"),
     "mismatched rows in a product": (
         lambda: Dense(x3) * Dense(normal(4, 2)), ValueError, r"has 3 rows but .* has 4: a product pairs row with row",
     ),
@@ -90,6 +95,6 @@ def test_refusal(name):
 
 def test_operators_with_other_types():
     a = Dense(x3)
-    for wrong in (lambda: a * 2, lambda: a * x3, lambda: x3 * a, lambda: a + "1", lambda: "1" + a):
+    for wrong in (lambda: a * "2", lambda: a * x3, lambda: x3 * a, lambda: a + "1", lambda: "1" + a):
         with pytest.raises(TypeError):
             wrong()

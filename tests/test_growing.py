@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from kronsgd import RBF, Dense, Kernel, OneHot, Sparse, Tanimoto
+from kronsgd import RBF, Bag, Dense, Kernel, OneHot, Sparse, Tanimoto
 from kronsgd.buffers import Buffers
 from kronsgd.features.gram import RowGram, inverse_norms
 from kronsgd.features.growth import starts_with
@@ -61,6 +61,9 @@ LEAVES = {
     "OneHot": lambda rng: OneHot(rng.integers(0, 9, 20), 9),
     "RBF": lambda rng: RBF(rng.normal(size=(20, 3))),
     "Tanimoto": lambda rng: Tanimoto(rng.integers(0, 2, size=(20, 7))),
+    "Bag": lambda rng: Bag(Dense(rng.normal(size=(50, 3))) ** 2, np.arange(50) % 20),
+    "Bag of a kernel": lambda rng: Bag(RBF(rng.normal(size=(50, 3))), np.sort(np.arange(50) % 20), rng.normal(size=50)),
+    "weighted": lambda rng: 0.3 * Dense(rng.normal(size=(20, 3))),
     "Kernel": lambda rng: kernel_with_new_entities(rng),
 }
 

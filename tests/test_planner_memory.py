@@ -10,7 +10,7 @@ import pytest
 
 import kronsgd as ks
 from helpers.planner import pairs, table
-from kronsgd import RBF, KronRegressor, OneHot
+from kronsgd import RBF, Bag, KronRegressor, OneHot
 from kronsgd.planner import limits
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -24,6 +24,7 @@ FITS = {
     "dense firing": (lambda: pairs(2000), {"threshold": 0.0}),
     "float64": (lambda: (1 + table(1200, 8)) ** 2, {"dtype": "float64"}),
     "choosing": (lambda: pairs(2000), {"learning_rate_init": "auto", "max_iter": "auto", "tol": 1e9, "n_iter_no_change": 1}),
+    "bags": (lambda: Bag(RBF(table(3000, 4).array), np.arange(3000) % 700) * OneHot(np.arange(700) % 9), {}),
     "kernels": (lambda: RBF(table(700, 4).array) * OneHot(np.arange(700) % 9), {}),
 }  # fmt: skip
 

@@ -46,6 +46,7 @@ class Room:
 
     def __init__(self) -> None:
         self._kept: dict[str, Growing] = {}
+        self._parts: dict[str, Room] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Room, ()
@@ -56,6 +57,10 @@ class Room:
         if kept is None or len(kept.array) != len(array) or not _same_memory(kept.array, array):
             kept = self._kept[name] = Growing(array)
         return kept.append(more)
+
+    def part(self, name: str) -> Room:
+        """The room of a table that is a part of this one."""
+        return self._parts.setdefault(name, Room())
 
 
 def begins_with(array: Array, known: Array) -> bool:

@@ -19,9 +19,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kronsgd.features.base import Constant, Features, Power, Sum
+from kronsgd.features.base import Constant, Features, Sum
 from kronsgd.features.gram import inverse_norms
-from kronsgd.features.grouping import Combination, Group, expand_powers, group_by_index, groups, product_groups
+from kronsgd.features.grouping import (
+    Combination,
+    Group,
+    coordinate_dim,
+    expand_powers,
+    group_by_index,
+    groups,
+    product_groups,
+)
 from kronsgd.features.growth import added_rows, regrouped, starts_with
 from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import map_leaves, prototype
@@ -38,18 +46,6 @@ CACHE_BYTES = 1 << 30  # most memory for the projections of a table's entities
 LOT = 32  # entities projected together
 MOST_DRAWS, KEPT_DRAWS = 1 << 19, 1 << 25  # bytes of draws made at a time, and kept for entities yet to come
 MAX_COORDINATES = 1 << 31  # bytes of a materialised (m, d) or (n, d) array
-
-
-def coordinate_dim(node: Features) -> int:
-    """Length of the coordinate vectors of `node.dense()` (kernels count their anchors)."""
-    if isinstance(node, Leaf):
-        return node.n_coordinates
-    parts = [coordinate_dim(child) for child in node.children]
-    if isinstance(node, Constant):
-        return 1
-    if isinstance(node, Power):
-        return int(parts[0] ** node.parameter)
-    return sum(parts) if isinstance(node, Sum) else reduce(mul, parts)
 
 
 class InitialWeights:

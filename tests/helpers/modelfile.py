@@ -8,6 +8,7 @@ import scipy.sparse as sp
 from helpers.arrays import normal, positive_table
 from kronsgd import (
     RBF,
+    Bag,
     Dense,
     Kernel,
     KronRegressor,
@@ -28,6 +29,11 @@ def kernel(n=10, n_new=4):
     return known, known.new_entities(table[n:, :n], np.diag(table)[n:])
 
 
+def bag_of(make_items):
+    bags = Bag(make_items(25, 0), np.arange(25) % 10, normal(25), normalize=True)
+    return bags, bags.like(make_items(7, 1), [0, 1, 2, 3, 0, 1, 2])
+
+
 def table_of(kind):
     """(entities to train on, entities that come after loading) of one kind of leaf."""
     rng = np.random.default_rng(1)
@@ -37,6 +43,9 @@ def table_of(kind):
         "Sparse": lambda: tuple(Sparse(sp.random(n, 40, 0.4, random_state=n)) for n in (10, 4)),
         "OneHot": lambda: (OneHot(np.arange(10), 14), OneHot(np.arange(10, 14), 14)),
         "Kernel": kernel,
+        "Bag": lambda: bag_of(lambda n, seed: Dense(normal(n, 3, seed=seed)) * OneHot(np.arange(n) % 4, 4)),
+        "Bag of a kernel": lambda: bag_of(lambda n, seed: RBF(normal(n, 3, seed=seed))),
+        "weighted": lambda: tuple(0.3 * leaf for leaf in kernel()),
         "RBF": lambda: (RBF(normal(10, 3), 0.4), RBF(normal(4, 3, seed=1), 0.4)),
         "Tanimoto": lambda: (
             Tanimoto(rng.integers(0, 2, (10, 9)).astype(float)), Tanimoto(rng.integers(0, 2, (4, 9)).astype(float)),
@@ -44,7 +53,9 @@ def table_of(kind):
     }[kind]()  # fmt: skip
 
 
-KINDS = ["Dense", "Dense float32", "Sparse", "OneHot", "Kernel", "RBF", "Tanimoto"]
+KINDS = [
+    "Dense", "Dense float32", "Sparse", "OneHot", "Kernel", "RBF", "Tanimoto", "Bag", "Bag of a kernel", "weighted",
+]  # fmt: skip
 
 
 def fitted(engine="scan", estimator=KronRegressor, features=None, **options):

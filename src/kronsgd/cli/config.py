@@ -18,7 +18,7 @@ __all__ = [
 
 S = TypeVar("S", bound=BaseModel)
 DatasetName = Literal["digits", "davis", "mnist", "sick"]
-Kind = Literal["dense", "sparse", "onehot", "kernel", "rbf", "tanimoto"]
+Kind = Literal["dense", "sparse", "onehot", "kernel", "rbf", "tanimoto", "spectrum", "categories", "patches", "bag"]
 Task = Literal["regression", "classification"]
 DATASETS: dict[str, list[str]] = {
     "digits": ["x"], "mnist": ["x"], "davis": ["drug", "protein"], "sick": ["first", "second"],
@@ -28,7 +28,10 @@ LOADER_OPTIONS: dict[str, list[str]] = {
 }  # fmt: skip
 KIND_OPTIONS: dict[str, list[str]] = {
     "dense": ["normalize", "center", "scale"], "sparse": ["normalize"], "onehot": ["n_categories"],
-    "kernel": ["normalize", "psd"], "rbf": ["gamma"], "tanimoto": [],
+    "kernel": ["normalize", "psd"], "rbf": ["gamma"], "tanimoto": [], "categories": [],
+    "spectrum": ["k", "analyzer", "lowercase", "binary", "sublinear", "idf", "min_df", "max_pieces"],
+    "patches": ["size", "stride", "n_filters", "n_places", "beta", "blur", "center", "n_components", "seed"],
+    "bag": ["normalize"],
 }  # fmt: skip
 
 
@@ -74,6 +77,22 @@ class TableSection(Section):
     psd: Literal["check", "clip"] | None = None
     gamma: float | None = None
     n_categories: int | None = None
+    k: int | tuple[int, int] | None = None
+    analyzer: Literal["char", "char_wb", "word"] | None = None
+    lowercase: bool | None = None
+    binary: bool | None = None
+    sublinear: bool | None = None
+    idf: bool | None = None
+    min_df: int | None = None
+    max_pieces: int | None = None
+    size: int | None = None
+    stride: int | None = None
+    n_filters: int | None = None
+    n_places: int | None = None
+    beta: float | None = None
+    blur: float | None = None
+    n_components: int | None = None
+    seed: int | None = None
 
     def options(self) -> dict[str, Any]:
         """The leaf's options that are set. ValueError on one that this kind does not have."""

@@ -75,11 +75,5 @@ def _operation(node: ast.BinOp, text: str, tables: Mapping[str, Features]) -> Fe
     if isinstance(node.op, ast.Add):
         return left + right
     if isinstance(node.op, ast.Mult):
-        if isinstance(left, Features) and isinstance(right, Features):
-            return left * right
-        raise ValueError(
-            f"the feature expression {text!r} multiplies by a number; numbers are added, as in 1 + table: scale a "
-            "table "
-            "before it is read."
-        )
+        return left * right
     raise ValueError(f"the feature expression {text!r} has an operation other than +, * and **; {ALLOWED}")

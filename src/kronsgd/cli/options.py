@@ -51,7 +51,8 @@ TableFile = Annotated[
         "--table",
         metavar="NAME=FILE[:KIND]",
         help="Your own table of entities, .npy, .npz, .csv or .parquet; KIND is dense (default), sparse, onehot, kernel, "
-        "rbf or tanimoto, with options as in drug=d.npz:kernel,psd=clip,ids=name. Repeat it for every table.",
+        "rbf, tanimoto, spectrum, categories, patches or bag, with options as in drug=d.npz:kernel,psd=clip,ids=name. Repeat "
+        "it for every table.",
     ),
 ]
 NewTable = Annotated[

@@ -13,7 +13,7 @@ from kronsgd.cli.config import TableSection
 from kronsgd.datasets import PairTable, read_table
 from kronsgd.datasets.columns import check_column, column_names, numbers_or_text, read_columns
 from kronsgd.datasets.files import existing_file
-from kronsgd.features import RBF, Dense, Features, Kernel, Leaf, OneHot
+from kronsgd.features import RBF, Bag, Categories, Dense, Features, Kernel, Leaf, OneHot, Patches, Spectrum
 
 __all__ = ["Table", "read_rows", "read_user_table", "with_new_entities"]
 
@@ -70,7 +70,8 @@ def with_new_entities(name: str, table: Table, path: Path, ids: str | None = Non
             )
         new: Any = known.new_entities(cross.array, _self_similarity(path))
     else:
-        new, new_ids = read_table(path, table.kind, ids, **table.options)
+        made = isinstance(known, (Bag, Categories, Patches, Spectrum))  # by what they have learned
+        new, new_ids = read_table(path, table.kind, ids, **({"like": known} if made else table.options))
         if new.dim != known.dim or not known._same_structure(new):
             raise ValueError(f"{path} holds {new.expression()}, but the run's table {name!r} is {known.expression()}.")
     if np.array_equal(new_ids, np.arange(len(new_ids))):

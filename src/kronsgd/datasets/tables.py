@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from kronsgd.datasets.columns import SUFFIXES, check_column, column_names, numbers_or_text, read_columns
 from kronsgd.datasets.files import UnknownNameError, damaged, existing_file, first_line, read_npy, read_npz
-from kronsgd.features import RBF, Dense, Kernel, Leaf, OneHot, Sparse, Tanimoto
+from kronsgd.features import RBF, Bag, Categories, Dense, Kernel, Leaf, OneHot, Patches, Sparse, Spectrum, Tanimoto
 from kronsgd.validation import as_float_matrix, check_choice, check_finite, did_you_mean
 
 __all__ = ["PairTable", "Pairs", "read_pairs", "read_table"]
@@ -25,7 +25,9 @@ PathOrStr = str | PathLike[str]
 logger = logging.getLogger(__name__)
 KINDS: dict[str, Any] = {
     "dense": Dense, "sparse": Sparse, "onehot": OneHot, "kernel": Kernel, "rbf": RBF, "tanimoto": Tanimoto,
+    "spectrum": Spectrum, "categories": Categories, "patches": Patches, "bag": Bag,
 }  # fmt: skip
+TEXT = ("spectrum", "categories")  # kinds whose columns are read as they are written
 MAX_GUESSES = 10_000  # ids among which a misspelt one is looked for; the search is slow
 
 
@@ -76,15 +78,19 @@ class Pairs(NamedTuple):
 
 
 def read_table(
-    path: PathOrStr, kind: str = "dense", ids: str | ArrayLike | None = None, **options: Any
+    path: PathOrStr, kind: str = "dense", ids: str | ArrayLike | None = None, *, like: Any = None, **options: Any
 ) -> tuple[Leaf, Array]:
     """A table of entities as a leaf, and the ids of its rows.
 
     Parameters: path: .npy; .npz with an array `features` (or just one array, or a CSR matrix written by
     scipy.sparse.save_npz) and maybe `ids`; .csv or .parquet with a row for each entity. kind: "dense", "sparse",
-    "onehot" (one column of category numbers), "kernel" (a square table), "rbf" or "tanimoto". ids: the ids themselves,
+    "onehot" (one column of category numbers), "kernel" (a square table), "rbf", "tanimoto", "spectrum" (one column of
+    strings), "categories" (columns of any kind), "patches" (an array of images) or "bag" (a row of numbers for each item, and
+    the id of its bag, as often as it has items). ids: the ids themselves,
     or the name of their column or array; by default `ids` of an .npz, the first column of a .csv or .parquet if it
-    holds text or is named id or …_id, and otherwise 0, 1, 2, …; options: passed to the leaf, such as psd="clip".
+    holds text (beside other columns) or is named id or …_id, and otherwise 0, 1, 2, …; like: a table of the kinds
+    "spectrum", "categories", "patches" or "bag" whose space the entities are brought into; options: passed to the leaf, such
+    as psd="clip".
 
     Returns (leaf, ids (n,)), ids as numbers or text. Raises FileNotFoundError, ValueError, UnknownNameError (KeyError)
     on an unknown name, and ModuleNotFoundError where pyarrow is missing.
@@ -99,11 +105,16 @@ def read_table(
     elif suffix == ".npz":
         features, own_ids = _from_npz(path, ids if isinstance(ids, str) else None)
     elif suffix in SUFFIXES:
-        features, own_ids = _from_columns(path, ids)
+        features, own_ids = _from_columns(path, ids, kind)
     else:
         raise ValueError(f"{path} has the ending {path.suffix!r}; give a .npy, .npz, .csv or .parquet file.")
-    leaf = _leaf(path, kind, features, options)
     given = own_ids if ids is None or isinstance(ids, str) else ids
+    if kind == "bag":
+        leaf, given = _bags(path, features, given, like, options)
+    elif like is not None:
+        leaf = like.like(_column_of_text(path, features) if kind == "spectrum" else features)
+    else:
+        leaf = _leaf(path, kind, features, options)
     table = PairTable(np.arange(leaf.n_entities) if given is None else given, path.name)
     if len(table) != leaf.n_entities:
         raise ValueError(f"{path} has {leaf.n_entities} rows but there are {len(table)} ids; give one id for each row.")
@@ -202,7 +213,7 @@ def _sparse_matrix(path: Path, arrays: dict[str, Array]) -> Any:
     return matrix
 
 
-def _from_columns(path: Path, ids: str | ArrayLike | None) -> tuple[Array, Array | None]:
+def _from_columns(path: Path, ids: str | ArrayLike | None, kind: str) -> tuple[Array, Array | None]:
     """(features (n, d), ids or None)."""
     names = column_names(path)
     if isinstance(ids, str):
@@ -212,11 +223,13 @@ def _from_columns(path: Path, ids: str | ArrayLike | None) -> tuple[Array, Array
         first = names[0] if names else ""
         named = first.lower() == "id" or first.lower().endswith("_id")
         id_column = first if ids is None and named else None
-    data = read_columns(path, names, as_text=() if id_column is None else [id_column])
+    data = read_columns(path, names, as_text=names if kind in TEXT else () if id_column is None else [id_column])
     arrays = {name: numbers_or_text(path, name, column) for name, column in data.items()}
-    if id_column is None and ids is None and arrays[names[0]].dtype == object:
+    if id_column is None and ids is None and arrays[names[0]].dtype == object and kind != "categories" and len(names) > 1:
         id_column = names[0]
     own_ids = None if id_column is None else _plain_ids(arrays.pop(id_column))
+    if kind in TEXT and arrays:
+        return np.column_stack(list(arrays.values())), own_ids
     text = next((name for name, array in arrays.items() if array.dtype == object), None)
     if text is not None:
         raise ValueError(
@@ -244,9 +257,37 @@ def _leaf(path: Path, kind: str, features: Any, options: dict[str, Any]) -> Leaf
         return Sparse(features, **options)
     if kind == "onehot":
         return OneHot(features[:, 0] if features.ndim == 2 and features.shape[1] == 1 else features, **options)
+    if kind == "spectrum":
+        return Spectrum(_column_of_text(path, features), **options)
+    if kind in ("categories", "patches"):
+        return KINDS[kind](features, **options)
     array = as_float_matrix(str(path), features)
     leaf: Leaf = KINDS[kind](sp.csr_array(array) if kind == "sparse" else array, **options)
     return leaf
+
+
+def _column_of_text(path: Path, features: Any) -> list[Any]:
+    """The strings of a table with just one column of them."""
+    array = np.asarray(features)
+    if array.ndim == 2 and array.shape[1] == 1:
+        array = array[:, 0]
+    if array.ndim != 1 or array.dtype.kind not in "OU":
+        raise ValueError(
+            f"{path} holds {array.dtype} of shape {array.shape} beside the ids; a spectrum is made from one column of strings: "
+            "remove the other columns."
+        )
+    return array.tolist()
+
+
+def _bags(path: Path, features: Any, owners: Any, like: Any, options: dict[str, Any]) -> tuple[Leaf, Array]:
+    """(bags of the table's rows, the id of each): rows with the same id are in one bag."""
+    if owners is None:
+        raise ValueError(f'{path} does not say which bag a row is in; give the bags\' ids in a first column such as "bag_id".')
+    ids, owner = np.unique(np.asarray(owners), return_inverse=True)
+    items = Dense(as_float_matrix(str(path), features))
+    if len(owner) != items.n_rows:
+        raise ValueError(f"{path} has {items.n_rows} rows but there are {len(owner)} ids; give the bag of each row.")
+    return (Bag(items, owner, **options) if like is None else like.like(items, owner)), ids
 
 
 def _targets(path: Path, name: str, column: Any) -> Array:

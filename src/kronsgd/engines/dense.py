@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -136,7 +135,8 @@ def _coordinates(basis: Features, rows: Features, normalize: bool, dtype: str) -
 
 
 def _check_size(network: TwoLayer, features: Features) -> None:
-    inexact = next((leaf for leaf in features.leaves() if leaf.n_coordinates < leaf.n_entities and leaf.dim == math.inf), None)
+    spanned = (leaf for leaf in features.leaves() if not leaf.own_coordinates)
+    inexact = next((leaf for leaf in spanned if leaf.n_coordinates < leaf.n_entities), None)
     if inexact is not None:
         raise ValueError(
             f'engine="dense" has coordinates for {inexact.n_coordinates} entities of {inexact.expression()} only; use '

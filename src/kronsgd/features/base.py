@@ -109,7 +109,12 @@ class Features(ABC):
     # The semiring --------------------------------------------------------------------------------------------------
 
     def __mul__(self, other: Any) -> Features:
+        if isinstance(other, Real):
+            return self.weighted(_checked_weight(other))
         return NotImplemented if not isinstance(other, Features) else Product([self, other])
+
+    def __rmul__(self, other: Any) -> Features:
+        return NotImplemented if not isinstance(other, Real) else self.weighted(_checked_weight(other))
 
     def __add__(self, other: Any) -> Features:
         if isinstance(other, Real):
@@ -121,6 +126,13 @@ class Features(ABC):
 
     def __pow__(self, exponent: Any) -> Features:
         return Power(self, exponent)
+
+    @abstractmethod
+    def weighted(self, weight: float) -> Features:
+        """These rows with all inner products times `weight` > 0, and so all coordinates times its root: `weight * rows`.
+
+        The weight goes to leaves and constants, so that it costs no factor: to all terms of a sum, to one of a product.
+        """
 
     # Evaluation ----------------------------------------------------------------------------------------------------
 
@@ -210,6 +222,11 @@ class Product(_Combination):
 
     word = "product"
 
+    def weighted(self, weight: float) -> Features:
+        simple = (k for k, child in enumerate(self.children) if not child.children)
+        chosen = next(simple, 0)  # a leaf or a constant, for a sum would take the weight to every term
+        return self.rebuild([child.weighted(weight) if k == chosen else child for k, child in enumerate(self.children)])
+
     @property
     def dim(self) -> float:
         return math.prod(child.dim for child in self.children)
@@ -233,6 +250,9 @@ class Sum(_Combination):
     """Concatenation: x = [a, b, …], ⟨x, x'⟩ = ⟨a, a'⟩ + ⟨b, b'⟩ + …"""
 
     word = "sum"
+
+    def weighted(self, weight: float) -> Features:
+        return self.rebuild([child.weighted(weight) for child in self.children])
 
     @property
     def dim(self) -> float:
@@ -268,13 +288,17 @@ class Power(Features):
     def join(self, coordinates: Sequence[Array]) -> Array:
         return Product.join(self, list(coordinates) * self.parameter)  # type: ignore[arg-type]
 
+    def weighted(self, weight: float) -> Features:
+        return Power(self.children[0].weighted(weight ** (1 / self.parameter)), self.parameter)
+
     def rebuild(self, children: Sequence[Features]) -> Features:
         return Power(children[0], self.parameter)
 
     def expression(self) -> str:
         base = self.children[0]
         text = base.expression()
-        return f"({text}) ** {self.parameter}" if base.children else f"{text} ** {self.parameter}"
+        whole = not base.children and " * " not in text  # a weighted leaf is a product to read
+        return f"{text} ** {self.parameter}" if whole else f"({text}) ** {self.parameter}"
 
 
 class Constant(Features):
@@ -295,6 +319,9 @@ class Constant(Features):
     def join(self, coordinates: Sequence[Array]) -> Array:
         return coordinates[0] * self.parameter
 
+    def weighted(self, weight: float) -> Features:
+        return Constant(self.parameter * math.sqrt(weight))
+
     def rebuild(self, children: Sequence[Features]) -> Features:
         return self
 
@@ -303,3 +330,12 @@ class Constant(Features):
 
     def expression(self) -> str:
         return f"{self.parameter:g}"
+
+
+def _checked_weight(value: Any) -> float:
+    if isinstance(value, bool) or not math.isfinite(value) or value <= 0:
+        raise ValueError(
+            f"a weight of {value} is not allowed; inner products are multiplied by a finite number above 0, as in "
+            "0.3 * A + 0.7 * B: leave out a term that should not count."
+        )
+    return float(value)

@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from kronsgd.features.base import Constant, Features, Power, Product, Sum
 from kronsgd.features.leaf import Leaf
 
-__all__ = ["Combination", "Group", "expand_powers", "group_by_index", "groups", "product_groups", "same_index"]
+__all__ = [
+    "Combination", "Group", "coordinate_dim", "expand_powers", "group_by_index", "groups", "product_groups", "same_index",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +77,18 @@ def expand_powers(node: Features) -> Features:
     return node.rebuild([expand_powers(child) for child in node.children]) if node.children else _distinct(node)
 
 
+def coordinate_dim(node: Features) -> int:
+    """Length of the coordinate vectors of `node.dense()` (kernels count their anchors)."""
+    if isinstance(node, Leaf):
+        return node.n_coordinates
+    parts = [coordinate_dim(child) for child in node.children]
+    if isinstance(node, Constant):
+        return 1
+    if isinstance(node, Power):
+        return int(parts[0] ** node.parameter)
+    return sum(parts) if isinstance(node, Sum) else reduce(mul, parts)
+
+
 def _distinct(node: Features) -> Features:
     """The same expression over leaf and constant objects of its own."""
     if isinstance(node, (Leaf, Constant)):
@@ -108,4 +122,3 @@ def _partition(node: Features) -> list[Group | Combination]:
     parts = [group_by_index(node.rebuild(m) if len(m) > 1 else m[0]) for m in merged]
     everywhere = np.zeros(node.n_rows, dtype=np.int64)  # a constant is one entity that all rows share
     return [*parts, *others, *(Group(c, everywhere, 1) for c in constants)]
-

@@ -18,7 +18,7 @@ from kronsgd.growing import Room
 from kronsgd.parallel import matmul
 from kronsgd.validation import as_float_matrix, check_array, check_choice, check_finite, check_real
 
-__all__ = ["RBF", "Kernel", "Tanimoto"]
+__all__ = ["RBF", "Kernel", "SpanLeaf", "Tanimoto"]
 
 MAX_ANCHORS = 2048  # entities that span the initial weights; the eigendecomposition costs their number cubed
 TOLERANCE = 1e-5  # relative; similarity tables are published with 4 to 6 digits
@@ -35,6 +35,10 @@ class SpanLeaf(Leaf):
         if self.n_entities <= MAX_ANCHORS:
             return slice(None)
         return np.linspace(0, self.n_entities - 1, MAX_ANCHORS).astype(np.int64)
+
+    @property
+    def own_coordinates(self) -> bool:
+        return False
 
     @property
     def n_coordinates(self) -> int:
@@ -126,6 +130,10 @@ class Kernel(SpanLeaf):
     @property
     def anchors(self) -> Any:
         return slice(None)
+
+    @property
+    def own_coordinates(self) -> bool:
+        return True  # in the span of the whole table, which all entities share
 
     @property
     def n_entities(self) -> int:

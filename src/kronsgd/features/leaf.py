@@ -106,6 +106,16 @@ class Leaf(Features):
         return int(self.dim)
 
     @property
+    def own_coordinates(self) -> bool:
+        """Whether every entity of the space has the same coordinates in every table's basis; not so for spans of entities."""
+        return True
+
+    @property
+    def storage(self) -> Leaf:
+        """The leaf whose arrays hold the entities: this one, or the table of one that is derived."""
+        return self
+
+    @property
     def dtype(self) -> np.dtype[Any]:
         """Precision of the table."""
         return np.dtype(np.float64)
@@ -158,6 +168,11 @@ class Leaf(Features):
     def coordinates(self, rows: Features) -> Array:
         assert isinstance(rows, Leaf)
         return rows.entity_coordinates(self, rows.rows)
+
+    def weighted(self, weight: float) -> Features:
+        from kronsgd.features.weighted import Weighted  # which is a leaf itself
+
+        return Weighted(self, weight)
 
     def combine(self, values: Sequence[Any]) -> Any:
         raise NotImplementedError("a leaf has no children to combine")

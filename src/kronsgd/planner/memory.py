@@ -49,7 +49,8 @@ def _tangent(p: Problem) -> float:
     """A tangent kernel of the probed rows: hidden values and fired pairs in float64, and matrices between rows; its
     eigenvectors."""
     rows, item = p.schedule.probe, max(table.itemsize for table in p.tables)
-    return max(16.0 * rows * p.network.n_hidden + rows**2 * (8.0 + p.inner_arrays * item), 24.0 * rows**2)
+    inner = rows**2 * (8.0 + p.inner_arrays * item) + p.scratch
+    return max(16.0 * rows * p.network.n_hidden + inner, 24.0 * rows**2)
 
 
 def _projection(p: Problem) -> float:
@@ -57,7 +58,7 @@ def _projection(p: Problem) -> float:
     block = max(size for _, _, size in p.network.block_sizes())
     draws = [8.0 * block * max(p.rank, 1) * (t.entities + 3 * min(t.dim, 1e6)) for t in p.tables]
     spans = [8.0 * 3 * t.entities * t.span for t in p.tables]
-    return max(d + s for d, s in zip(draws, spans, strict=True))
+    return max(d + s for d, s in zip(draws, spans, strict=True)) + p.scratch
 
 
 def _lots(p: Problem) -> float:
@@ -65,14 +66,14 @@ def _lots(p: Problem) -> float:
     rank = max(p.rank, 1)
     block = 8.0 * max(size for _, _, size in p.network.block_sizes()) * rank
     draws = max(max(MOST_DRAWS, block * min(t.dim, 1e6)) + 2 * block * min(t.dim, 1e6) for t in p.tables)
-    return draws + 3 * 8.0 * LOT * p.network.n_hidden * rank + max(8.0 * 2 * t.span**2 for t in p.tables)
+    return draws + 3 * 8.0 * LOT * p.network.n_hidden * rank + max(8.0 * 2 * t.span**2 + t.scratch for t in p.tables)
 
 
 def _grams(tables: Sequence[Table], itemsize: int) -> tuple[float, float]:
     """(bytes of the inner products between entities, most that is alive on top while they are made)."""
     made = [float(t.entities) ** 2 for t in tables]
     extra = [
-        count * (t.itemsize * t.gram_arrays - (itemsize if t.itemsize == itemsize else 0))
+        count * (t.itemsize * t.gram_arrays - (itemsize if t.itemsize == itemsize else 0)) + t.scratch
         for count, t in zip(made, tables, strict=True)
     ]
     return itemsize * sum(made), max(extra, default=0.0)
@@ -114,13 +115,14 @@ def _scan(p: Problem) -> list[dict[str, float]]:
     started = sum(float(t.entities) for t in p.kept(m * max(rank, 1))) * m * item * max(rank, 1)
     if not rank:  # true Gaussian weights
         started = float(n * m * item) if n * m * item <= CACHE_BYTES else 0.0
+    anew = max((table.scratch for table in p.tables if table not in p.kept()), default=0)  # for every panel
     making = _lots(p) if rank else 8.0 * p.d * (2 * n + m / 64)
 
     def evaluated(rows: int) -> dict[str, float]:
         width = -(-rows // lanes_for(rows)) * lanes_for(rows)
         hidden = m * width * (item + 2 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
         values = 0.0 if rank and p.passes == 1 else float(rows * m * item * (len(p.tables) + 2) * max(rank, 1))
-        panel = float(n * width * item) * (1 + p.nested)
+        panel = float(n * width * item) * (1 + p.nested) + anew
         return {"panel": panel, "hidden": hidden + values, "entity panels": entities * width * item}
 
     compacting, at_rest, saving = _lists(p, n, (n - 1 >> bits_for(p.alpha_last, item)) + 1, size)
@@ -138,7 +140,7 @@ def _scan(p: Problem) -> list[dict[str, float]]:
         view = evaluated(min(PREDICT_BATCH, held))
         tables = 1.5 * item * m * max(rank, 1) * sum(t.entities * (1 - math.exp(-held / t.entities)) for t in p.tables)
         passing_new = 4 * view.pop("entity panels")  # in the tables' own precision, and then in tiles
-        validating = {"validation": sum(view.values()) + max(passing_new, tables)}
+        validating = {"validation": sum(view.values()) + max(passing_new, tables) + p.scratch}
         best = {"best model": at_rest["best model"]}
         stages += [{**state, **compacting, **best}, {**state, **at_rest, **validating}, {**state, **saving}]
     return stages
@@ -150,7 +152,7 @@ def _tree(p: Problem) -> list[dict[str, float]]:
     bounds = 4.0 * ((DIRECTIONS + len(LEVELS)) * n + (DIRECTIONS + len(LEVELS) + 2) * m) + 24.0 * m
     pairs = rows * 64.0 * (block * (12 + item) + c * item)
     landmarks, stages = float(min(n, LANDMARKS)), _scan(p)
-    inner = min(n, CHUNK) * landmarks * 8 * p.inner_arrays + 4 * 8 * landmarks**2
+    inner = min(n, CHUNK) * landmarks * 8 * p.inner_arrays + 4 * 8 * landmarks**2 + p.scratch
     making = {"row norms": stages[0]["row norms"], "bounds": bounds, "making directions": inner}
     return [making, *({**stage, "bounds": bounds, "pairs": pairs} for stage in stages)]
 
@@ -176,7 +178,7 @@ def _dense(p: Problem) -> list[dict[str, float]]:
 
     stages = [
         {"making weights": 16.0 * m * d + 8.0 * block * max(p.rank, 1) * d},
-        {"weights": weights, "making rows": n * d * (8 + max(p.coordinate_size, item))},
+        {"weights": weights, "making rows": n * d * (8 + max(p.coordinate_size, item)) + p.scratch},
         {**state, "choosing the step": max(step(p.schedule.probe), _tangent(p))},
         {**state, "weights": 3 * weights, "step": step(size)},
     ]
@@ -208,7 +210,7 @@ def _grid(p: Problem) -> list[dict[str, float]]:
     ]
     if p.schedule.validation:
         strip, tile = LANES[-1] * float(inner + p.rank), LANES[-1] * float(min(PREDICT_ROWS, inner))
-        validating = {"validation": m * item * (strip + tile) + 3 * started}
+        validating = {"validation": m * item * (strip + tile) + 3 * started + p.scratch}
         best = {"best model": at_rest["best model"]}
         stages += [{**state, **compacting, **best, **validating}, {**state, **at_rest, **validating}, {**state, **saving}]
     return stages

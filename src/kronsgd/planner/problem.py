@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from kronsgd.features.base import Constant, Features, Sum
 from kronsgd.features.gram import CACHE_BYTES
 from kronsgd.features.grouping import Group, expand_powers, group_by_index, groups, product_groups
+from kronsgd.features.item_sums import TILE, ItemSums, item_width
 from kronsgd.features.kernel_leaves import Kernel, SpanLeaf
 from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import compress
 from kronsgd.features.sides import Sides
+from kronsgd.features.weighted import Weighted
 from kronsgd.initial import coordinate_dim
 from kronsgd.network import TwoLayer
 
@@ -39,6 +41,7 @@ class Table:
     itemsize: int  # bytes of a number in the tables
     gram_arrays: int  # (entities, entities) arrays alive at once while all inner products are made
     span: int  # entities that span a kernel's coordinates, 0 for tables with coordinates of their own
+    scratch: int = 0  # bytes beside the inner products while they are made, of bags whose items are kept
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ class Problem:
         product = bool(product_groups(tree))
         return cls(
             network=network, n_rows=features.n_rows, dim=features.dim, d=coordinate_dim(features),
-            has_coordinates=all(leaf.dim < math.inf or leaf.n_coordinates >= leaf.n_entities for leaf in leaves),
+            has_coordinates=all(leaf.own_coordinates or leaf.n_coordinates >= leaf.n_entities for leaf in leaves),
             tables=tuple(_table(group) for group in parts), passes=1 if product else len(parts) + 1,
             nested=0 if product or isinstance(tree, Group) else sum(not isinstance(part, Group) for part in tree.parts[1:]),
             copied=sum(_copied(leaf) for leaf in leaves), inner_arrays=_arrays(features),
@@ -98,6 +101,11 @@ class Problem:
     def itemsize(self) -> int:
         """Bytes of a number in the engine."""
         return int(np.dtype(self.network.dtype).itemsize)
+
+    @property
+    def scratch(self) -> int:
+        """Bytes that any table takes while its inner products are made."""
+        return max(table.scratch for table in self.tables)
 
     @property
     def rank(self) -> int:
@@ -146,30 +154,23 @@ def _table(group: Group) -> Table:
     leaves = list(group.node.leaves())
     n = group.n_entities if group.index is None else len(np.unique(group.index))
     return Table(
-        entities=n, dim=sum(_width(leaf) for leaf in leaves),
+        entities=n, dim=sum(item_width(leaf) for leaf in leaves),
         itemsize=max((_itemsize(leaf) for leaf in leaves), default=8),
         gram_arrays=_arrays(group.node),
-        span=max((leaf.n_coordinates for leaf in leaves if isinstance(leaf, SpanLeaf)), default=0),
+        span=max((leaf.n_coordinates for leaf in leaves if isinstance(leaf.storage, SpanLeaf)), default=0),
+        scratch=max((_scratch(leaf) for leaf in leaves), default=0),
     )  # fmt: skip
 
 
-def _width(leaf: Leaf) -> float:
-    """Multiplications of one inner product between entities."""
-    array = getattr(leaf, "array", None)
-    if array is not None:
-        return float(array.shape[1])
-    matrix = getattr(leaf, "matrix", None)
-    return float(matrix.nnz) / leaf.n_entities if matrix is not None else 1.0
-
-
 def _itemsize(leaf: Leaf) -> int:
-    return 8 if isinstance(leaf, SpanLeaf) else leaf.dtype.itemsize
+    return 8 if isinstance(leaf.storage, SpanLeaf) else leaf.dtype.itemsize
 
 
 def _arrays(node: Features) -> int:
     """Arrays alive at once while inner products of `node` are evaluated, its own result among them."""
     if isinstance(node, Leaf):
-        return 2 if isinstance(node, Kernel) else 3 if isinstance(node, SpanLeaf) else 1
+        own = 2 if isinstance(node.storage, Kernel) else 3 if isinstance(node.storage, SpanLeaf) else 1
+        return own + isinstance(node, Weighted)
     if not node.children:
         return 0
     done, most = 0, 0
@@ -191,9 +192,18 @@ def _copied(leaf: Leaf) -> int:
     used = len(np.unique(leaf.index))
     if used == leaf.n_entities:
         return 0
-    whole = isinstance(leaf, Kernel)  # which keeps its table
+    whole = isinstance(leaf.storage, Kernel)  # which keeps its table
     table = 0 if whole else sum(array.nbytes for array in leaf.state()[0].values())
     return int(table * used / leaf.n_entities) + 8 * len(leaf.index)
+
+
+def _scratch(leaf: Leaf) -> int:
+    """Bytes beside its inner products that a table of bags takes while they are made: tiles of items, and weights by item."""
+    table = leaf.storage
+    if not isinstance(table, ItemSums):
+        return 0
+    side = min(TILE, table.items.n_rows)
+    return 8 * side * ((1 + _arrays(table.items)) * side + 2 * table.n_entities) + 32 * table.bags.nnz
 
 
 def _sides(features: Features) -> tuple[int, int, int] | None:
