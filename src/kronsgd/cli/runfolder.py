@@ -85,13 +85,17 @@ def _plain(value: Any) -> Any:
 
 
 def write_predictions(path: Path, ids: Mapping[str, Any], prediction: Prediction, y_true: Any = None) -> None:
-    """A .csv file: the ids, the true target if known, the prediction, and each class's probability as p_CLASS."""
+    """A .csv file: the ids, the true target if known, the prediction, the deviation between several networks, and each
+    class's probability as p_CLASS.
+    """
     import csv
 
     columns: dict[str, Any] = dict(ids)
     if y_true is not None:
         columns["true"] = y_true
     columns["prediction"] = prediction.values
+    if prediction.deviation is not None:
+        columns["deviation"] = prediction.deviation
     if prediction.classes is not None and prediction.proba is not None:
         columns |= {f"p_{name}": prediction.proba[:, c] for c, name in enumerate(prediction.classes)}
     with path.open("w", newline="", encoding="utf-8") as stream:

@@ -27,18 +27,24 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """Targets (n,); for a classifier also the classes (C,) and their probabilities (n, C)."""
+    """Targets (n,); for a classifier also the classes (C,) and their probabilities (n, C).
+
+    deviation (n,): of a regressor's networks from each other, where there are several.
+    """
 
     values: Array
     classes: Array | None = None
     proba: Array | None = None
+    deviation: Array | None = None
 
 
 def predict_rows(model: KronEstimator, X: Features) -> Prediction:
     """What one model says."""
     fitted: Any = model
     if not hasattr(model, "classes_"):
-        return Prediction(np.asarray(fitted.predict(X)))
+        members = fitted.predict_members(X)
+        several = len(members) > 1 and members.ndim == 2
+        return Prediction(members.mean(axis=0), deviation=members.std(axis=0, ddof=1) if several else None)
     proba = fitted.predict_proba(X)
     return Prediction(np.asarray(fitted.predict(X)), fitted.classes_, proba)
 
@@ -49,7 +55,10 @@ def average(predictions: Sequence[Prediction]) -> Prediction:
     if len(predictions) == 1:
         return first
     if first.classes is None:
-        return Prediction(np.mean([p.values for p in predictions], axis=0))
+        values = np.array([p.values for p in predictions])
+        within = [p.deviation**2 for p in predictions if p.deviation is not None]
+        between = values.var(axis=0, ddof=1)
+        return Prediction(values.mean(axis=0), deviation=np.sqrt(between + (np.mean(within, axis=0) if within else 0)))
     proba = np.mean([p.proba for p in predictions if p.proba is not None], axis=0)
     return Prediction(first.classes[proba.argmax(axis=1)], first.classes, proba)
 

@@ -129,7 +129,7 @@ def _write(folder: Path, config: Config, data: Data, fitted: list[Fitted], metri
         one.model.save(folder / name)
     whole = {"data": {}, **config.resolved()}  # this order, so that a repeated run writes the same file
     whole["data"] = {**whole["data"], "task": problem.task}
-    whole["model"] = {k: v for k, v in {**defaults(), **config.model}.items() if v is not None}
+    whole["model"] = {k: v for k, v in {**defaults(problem.task), **config.model}.items() if v is not None}
     note = f"# Written by kronsgd {__version__}; kronsgd train config.toml --out FOLDER repeats the run.\n"
     (folder / "config.toml").write_text(note + tomli_w.dumps(whole), encoding="utf-8")
     lines = [json.dumps({"seed": one.model.random_state, **record}) for one in fitted for record in one.model.history_]
