@@ -14,7 +14,7 @@ from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import map_leaves
 from kronsgd.validation import check_integer
 
-__all__ = ["PairScores"]
+__all__ = ["PairScores", "two_tables"]
 
 Array = NDArray[Any]
 BLOCK_ROWS = 1 << 18  # pairs whose scores are computed at once
@@ -34,7 +34,7 @@ class PairScores:
         X: an expression over two tables, such as `drugs[i] * proteins[j]`; which rows i, j it has does not matter. Left is
         the table that comes first. Shape: (left entities, right entities) or (left entities, right entities, C).
         """
-        left, right = _tables(X)
+        left, right = two_tables(X)
         out: Array | None = None
         for rows, columns, scores in self._blocks(X, left, right):
             if out is None:
@@ -50,7 +50,7 @@ class PairScores:
         where those are fewer than k: all partners, ranked. Of equal scores the one with the smaller number comes first.
         ValueError for models with several scores for a row.
         """
-        left, right = _tables(X)
+        left, right = two_tables(X)
         k = min(check_integer("k", k, 1), right.n_entities)
         best = np.full((left.n_entities, k), -np.inf)
         found = np.full((left.n_entities, k), right.n_entities)
@@ -78,7 +78,7 @@ class PairScores:
                 yield rows, columns, scores.reshape(*i.shape, *scores.shape[1:])
 
 
-def _tables(X: Features) -> tuple[Leaf, Leaf]:
+def two_tables(X: Features) -> tuple[Leaf, Leaf]:
     """A leaf of the left table and one of the right. ValueError unless X is over just two of them."""
     if not isinstance(X, Features):
         raise TypeError(f"expected a feature expression over two tables, such as A[i] * B[j], not {type(X).__name__}.")
