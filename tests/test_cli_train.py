@@ -12,6 +12,7 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
+import kronsgd.cli.search as search_module
 import kronsgd.training.loop as loop
 from helpers.cli import FILES, SMALL, call, column, mistake, rows_of
 from kronsgd import load
@@ -86,6 +87,58 @@ def test_several_seeds_are_saved_and_averaged(own):
     np.testing.assert_allclose(column(folder / "run/predictions.csv", "prediction"), np.mean(parts, axis=0))
     assert all(name in call("inspect", folder / "run") for name in names)
     assert [load(folder / "run" / name).random_state for name in names] == [0, 1]
+
+
+# New entities in the test rows ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "new"), [("new drug", (True, False)), ("new protein", (False, True)), ("both new", (True, True))]
+)
+def test_entities_of_the_test_rows_can_be_new(own, setting, new):
+    folder, flags = own
+    drugs = dict(np.load(folder / "drugs.npz"))
+    drugs["features"][3] = drugs["features"][0]  # D3 is D0 again: they stay together
+    np.savez(folder / "drugs.npz", **drugs)
+    held = ["--test-fraction", 0.4, "--test-setting", setting]
+    for seed in range(3):
+        run = folder / f"run{seed}"
+        call("train", *flags, *SMALL, *held, "--set", f"random_state={seed}", "--out", run, "-q")
+        test = rows_of(run / "predictions.csv")
+        tested = {row["drug"] for row in test}, {row["protein_id"] for row in test}
+        trained = [row for row in rows_of(folder / "pairs.csv") if row["drug"] not in tested[0] or not new[0]]
+        trained = [row for row in trained if row["protein_id"] not in tested[1] or not new[1]]
+        n_train = load(run / "model.kron").features_.n_rows
+        assert 2 <= n_train <= len(trained)
+        assert n_train + len(test) == 24 or all(new)  # only where both are new, pairs that mix are left out
+        assert ("D0" in tested[0]) == ("D3" in tested[0]) or not new[0]
+        shown = call("evaluate", run)  # the same rows again, from the run's own settings
+        assert f"{len(test)} rows" in shown
+
+
+def test_the_folds_of_a_search_have_what_is_new_in_the_test(own, monkeypatch):
+    folder, flags = own
+    seen = []
+    monkeypatch.setattr(search_module, "_loss", lambda data, params, fold: seen.append((data, fold)) or 1.0)
+    search = ["--search", "alpha=0,0.1", "--test", folder / "test.csv", "--test-setting", "new protein"]
+    call("train", *flags, *SMALL, *search, "--out", folder / "run", "-q")
+    assert len(seen) == 2 * 5
+    for data, (train, held) in seen:
+        ids = data.train_ids["protein_id"]
+        assert not set(ids[train]) & set(ids[held])
+    assert "setting" not in (folder / "run/config.toml").read_text()
+
+
+def test_mistakes_in_the_setting(own):
+    folder, flags = own
+    out = ["--out", folder / "run", "-q"]
+    shown = mistake("train", *flags, "--test-fraction", 0.2, "--test-setting", "new drugs", *out)
+    assert "choose one of ['pairs', 'new drug', 'new protein', 'both new']. Did you mean 'new drug'?" in shown
+    assert "--test-fraction" in mistake("train", *flags, "--test-setting", "new drug", *out)
+    digits = ["--dataset", "digits", "--test-fraction", 0.2, "--test-setting", "pairs"]
+    assert "tables of your own" in mistake("train", *digits, *out)
+    few = ["--test-fraction", 0.01, "--test-setting", "new drug"]
+    assert "leaves none to train or none to test" in mistake("train", *flags, *few, *out)
 
 
 # Searching ------------------------------------------------------------------------------------------------------------

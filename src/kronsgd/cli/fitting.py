@@ -37,9 +37,9 @@ class Fitted:
 
 def score_parts(data: Data, train: Prediction, test: Prediction | None) -> dict[str, dict[str, float]]:
     """Scores by part of the rows."""
-    out = {"train": scores(data.problem.y, train)}
+    out = {"train": scores(data.problem.y, train, data.train_ids)}
     if test is not None and data.problem.y_test is not None:
-        out["test"] = scores(data.problem.y_test, test)
+        out["test"] = scores(data.problem.y_test, test, data.test_ids)
     return out
 
 

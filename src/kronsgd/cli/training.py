@@ -35,6 +35,11 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError('the figures of a run need matplotlib; run pip install "kronsgd[plots]".')
     search = read_search(config)
+    if config.validation.setting and config.validation.fraction is None and search is None:
+        raise ValueError(
+            f'setting="{config.validation.setting}" in [validation] says which rows are held out, but none are; give '
+            "--test-fraction 0.2 (fraction in TOML), or something to search."
+        )
     with staged(out) as folder, plain_warnings():
         if search is not None:
             config = _choose(config, search, folder, quiet=quiet)
