@@ -49,6 +49,11 @@ class Prediction:
     proba: Array | None = None
     deviation: Array | None = None
 
+    def take(self, rows: Array) -> Prediction:
+        """The prediction for some of the rows."""
+        proba, deviation = (None if part is None else part[rows] for part in (self.proba, self.deviation))
+        return Prediction(self.values[rows], self.classes, proba, deviation)
+
 
 def predict_rows(model: KronEstimator, X: Features) -> Prediction:
     """What one model says."""

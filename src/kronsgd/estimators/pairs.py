@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from kronsgd.features.base import Features
 from kronsgd.features.grouping import same_index
+from kronsgd.features.known import known_rows
 from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import map_leaves
-from kronsgd.validation import check_integer
+from kronsgd.validation import check_choice, check_integer
 
 __all__ = ["PairScores", "two_tables"]
 
@@ -23,6 +24,11 @@ LEFT_ENTITIES = 4096  # of a block: few enough that it still has a strip of righ
 
 class PairScores:
     """What a fitted model says of whole tables; an estimator adds `_scores(X)`, one number (or several) for each row."""
+
+    @property
+    def features_(self) -> Features:
+        """The training rows, as a feature expression."""
+        raise NotImplementedError
 
     def _scores(self, X: Any) -> Array:
         """Predictions of a regressor, decision scores of a classifier. Shape: (n',) or (n', C)."""
@@ -63,6 +69,29 @@ class PairScores:
             best[rows] = np.take_along_axis(all_scores, order, axis=1)
             found[rows] = np.take_along_axis(all_numbers, order, axis=1)
         return found, best
+
+    def rank(
+        self, X: Features, entity: int, k: int = 10, *, side: str = "left", exclude_known: bool = True
+    ) -> tuple[Array, Array]:
+        """(partners, scores) of the k best-scored partners of one entity, best first; X as for `predict_grid`.
+
+        entity: its row number in the table of its `side`, "left" or "right"; partners are row numbers in the other table.
+        exclude_known: leave out pairs that the model was trained on, entities with the same features counting as one. Shape:
+        (k,) each, or fewer where fewer partners are left. Equal scores go by number. ValueError as for `top_k`.
+        """
+        left, right = two_tables(X)
+        check_choice("side", side, ["left", "right"])
+        own, other = (left, right) if side == "left" else (right, left)
+        k, entity = check_integer("k", k, 1), check_integer("entity", entity, 0, own.n_entities - 1)
+        alone, partners = np.full(other.n_entities, entity), np.arange(other.n_entities)
+        pairs = _pairs(X, left, *((alone, partners) if side == "left" else (partners, alone)))
+        if exclude_known:
+            partners = np.flatnonzero(~known_rows(self.features_, pairs))
+        scores = self._scores(pairs[partners]) if len(partners) else np.empty(0)
+        if scores.ndim > 1:
+            raise ValueError(f"rank orders one score per pair, but the model gives {scores.shape[1]}; use predict_grid.")
+        order = np.lexsort((partners, -scores))[:k]
+        return partners[order], scores[order]
 
     def _blocks(self, X: Features, left: Leaf, right: Leaf) -> Iterator[tuple[slice, slice, Array]]:
         """(left entities, right entities, scores of their pairs), block by block."""
