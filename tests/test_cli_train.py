@@ -141,6 +141,42 @@ def test_mistakes_in_the_setting(own):
     assert "leaves none to train or none to test" in mistake("train", *flags, *few, *out)
 
 
+# Ranking ----------------------------------------------------------------------------------------------------------------
+
+
+def test_ranking_within_the_entities_of_a_table(own):
+    folder, flags = own
+    ranking = ["--set", "loss=ranking", "--groups", "drug"]
+    call("train", *flags, *SMALL, *ranking, "--test", folder / "test.csv", "--out", folder / "run", "-q")
+    metrics = json.loads((folder / "run/metrics.json").read_text())
+    assert set(metrics["train"]) == {"spearman", "concordance_index", "ci_per_drug", "ci_per_protein_id"}  # no errors
+    call("train", *flags, *SMALL, "--set", "loss=ranking", "--out", folder / "all", "-q")  # all pairs are compared
+    X = load(folder / "run/model.kron").features_
+    assert not np.allclose(load(folder / "run/model.kron").predict(X), load(folder / "all/model.kron").predict(X))
+    call("train", folder / "run/config.toml", "--out", folder / "again", "-q")
+    assert (folder / "again/predictions.csv").read_text() == (folder / "run/predictions.csv").read_text()
+    call("train", *flags, *SMALL, *ranking, "--search", "alpha=0,0.1", "--out", folder / "found", "-q")
+    found = json.loads((folder / "found/search.json").read_text())
+    assert found["score"] == "1 − concordance index"
+    assert all(0 <= value <= 1 for result in found["results"] for value in result["folds"])
+
+
+def test_mistakes_in_groups(own):
+    folder, flags = own
+    out = ["--out", folder / "run", "-q"]
+    assert "Did you mean 'drug'?" in mistake("train", *flags, *SMALL, "--groups", "drg", "--set", "loss=ranking", *out)
+    assert "leave groups out" in mistake("train", *flags, *SMALL, "--groups", "drug", *out)
+    assert "leave them out for classes" in mistake("train", *flags, *SMALL, "--groups", "drug", "--target", "label", *out)
+    assert "for classification" in mistake("train", *flags, *SMALL, "--target", "label", "--set", "loss=huber", *out)
+
+
+def test_weights_of_classes(own):
+    folder, flags = own
+    call("train", *flags, *SMALL, "--target", "label", "--set", "class_weight=balanced", "--out", folder / "run", "-q")
+    assert load(folder / "run/model.kron").class_weight == "balanced"
+    assert "balanced, or none" in mistake("train", *flags, "--set", "class_weight=2", "--out", folder / "run2", "-q")
+
+
 # Searching ------------------------------------------------------------------------------------------------------------
 
 

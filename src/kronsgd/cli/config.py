@@ -87,11 +87,15 @@ class TableSection(Section):
 
 
 class PairsSection(Section):
-    """The table of pairs: its file, and the columns of the target, the weights and each table's ids."""
+    """The table of pairs: its file, and the columns of the target, the weights and each table's ids.
+
+    groups: the table whose entities are the groups of loss="ranking", such as "drug".
+    """
 
     file: str
     target: str = "y"
     weight: str | None = None
+    groups: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
 
 
@@ -173,6 +177,8 @@ def build_config(raw: dict[str, Any]) -> Config:
             if name not in config.tables:
                 hint = did_you_mean(name, config.tables)
                 raise ValueError(f"columns names the table {name!r}; the tables are {list(config.tables)}.{hint}")
+        if config.pairs.groups is not None:
+            check_choice("groups in [pairs]", config.pairs.groups, config.used)
     used = config.used
     _check_setting(config)
     model = {name: typed(name, value) for name, value in config.model.items()}

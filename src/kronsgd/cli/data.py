@@ -30,7 +30,8 @@ KIND_OF = {leaf: kind for kind, leaf in KINDS.items()}
 class Data:
     """A problem, its tables by name, the weights of its training rows, and the ids of its rows by column.
 
-    setting: what is to be new in rows that are held out: None or "pairs", "new TABLE", "both new".
+    setting: what is to be new in rows that are held out: None or "pairs", "new TABLE", "both new". group_table: the table
+    whose entities are the training rows' groups.
     """
 
     problem: Problem
@@ -40,6 +41,12 @@ class Data:
     train_ids: dict[str, Array]
     test_ids: dict[str, Array]
     setting: str | None = None
+    group_table: str | None = None
+
+    @property
+    def groups(self) -> Array | None:
+        """The group of each training row, where there are groups."""
+        return None if self.group_table is None else self.train_ids[self.tables[self.group_table].column].astype(str)
 
 
 def load_data(config: Config) -> Data:
@@ -69,7 +76,7 @@ def _own(config: Config) -> Data:
         test_rows, y_test, _ = _read(config.validation.file, tables, pairs)
         problem = replace(problem, X_test=build_features(config.expression, _at(tables, test_rows)), y_test=y_test)
         test_ids = _ids(tables, test_rows)
-    return Data(problem, tables, pairs.target, weights, _ids(tables, rows), test_ids)
+    return Data(problem, tables, pairs.target, weights, _ids(tables, rows), test_ids, group_table=pairs.groups)
 
 
 def _read(

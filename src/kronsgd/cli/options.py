@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "BatchSize", "Calibrate", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "Hidden", "Json",
-    "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter", "Quiet", "RunPath", "SearchList", "Seeds",
+    "BatchSize", "Calibrate", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "Groups", "Hidden",
+    "Json", "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter", "Quiet", "RunPath", "SearchList", "Seeds",
     "TableFile", "Target", "Task", "TestFile", "TestFraction", "TestSetting", "Weight",
 ]  # fmt: skip
 
@@ -75,6 +75,10 @@ Column = Annotated[
         metavar="NAME=COLUMN",
         help="Column with the ids of a table, where it is not named like the table: drug=drug_id.",
     ),
+]
+Groups = Annotated[
+    str | None,
+    data_option("--groups", metavar="TABLE", help="With --set loss=ranking: compare only rows of the same entity of this table."),
 ]
 TestFile = Annotated[Path | None, data_option("--test", help="Pairs to evaluate after training, never to choose by.")]
 TestFraction = Annotated[float | None, data_option(help="Or: this share of the rows, drawn at random, such as 0.2.")]

@@ -41,18 +41,20 @@ LABELS = {
 class Prediction:
     """Targets (n,); for a classifier also the classes (C,) and their probabilities (n, C).
 
-    deviation (n,): of a regressor's networks from each other, where there are several.
+    deviation (n,): of a regressor's networks from each other, where there are several. order_only: the values say nothing but
+    which row comes before which.
     """
 
     values: Array
     classes: Array | None = None
     proba: Array | None = None
     deviation: Array | None = None
+    order_only: bool = False
 
     def take(self, rows: Array) -> Prediction:
         """The prediction for some of the rows."""
         proba, deviation = (None if part is None else part[rows] for part in (self.proba, self.deviation))
-        return Prediction(self.values[rows], self.classes, proba, deviation)
+        return Prediction(self.values[rows], self.classes, proba, deviation, self.order_only)
 
 
 def predict_rows(model: KronEstimator, X: Features) -> Prediction:
@@ -61,7 +63,8 @@ def predict_rows(model: KronEstimator, X: Features) -> Prediction:
     if not hasattr(model, "classes_"):
         members = fitted.predict_members(X)
         several = len(members) > 1 and members.ndim == 2
-        return Prediction(members.mean(axis=0), deviation=members.std(axis=0, ddof=1) if several else None)
+        deviation = members.std(axis=0, ddof=1) if several else None
+        return Prediction(members.mean(axis=0), deviation=deviation, order_only=fitted.loss == "ranking")
     proba = fitted.predict_proba(X)
     return Prediction(np.asarray(fitted.predict(X)), fitted.classes_, proba)
 
@@ -75,7 +78,8 @@ def average(predictions: Sequence[Prediction]) -> Prediction:
         values = np.array([p.values for p in predictions])
         within = [p.deviation**2 for p in predictions if p.deviation is not None]
         between = values.var(axis=0, ddof=1)
-        return Prediction(values.mean(axis=0), deviation=np.sqrt(between + (np.mean(within, axis=0) if within else 0)))
+        deviation = np.sqrt(between + (np.mean(within, axis=0) if within else 0))
+        return Prediction(values.mean(axis=0), deviation=deviation, order_only=first.order_only)
     proba = np.mean([p.proba for p in predictions if p.proba is not None], axis=0)
     return Prediction(first.classes[proba.argmax(axis=1)], first.classes, proba)
 
@@ -95,16 +99,20 @@ def scores(y: Array, prediction: Prediction, ids: Mapping[str, Array] | None = N
     if prediction.classes is not None:
         return _classification(y, prediction)
     p = prediction.values
-    mse = float(mean_squared_error(y, p))
     varied = len(y) > 1 and np.ptp(y) > 0 and np.ptp(p) > 0
+    order = {
+        "spearman": spearman_correlation(y, p) if varied else math.nan,
+        "concordance_index": concordance_index(y, p) if varied else math.nan,
+        **{f"ci_per_{column}": _ci_per_entity(y, p, own) for column, own in (ids or {}).items() if column != "row"},
+    }
+    if prediction.order_only:
+        return order
+    mse = float(mean_squared_error(y, p))
     return {
         "mse": mse, "rmse": math.sqrt(mse), "mae": float(mean_absolute_error(y, p)),
         "r2": float(r2_score(y, p)) if len(y) > 1 else math.nan,
         "pearson": float(np.corrcoef(y, p)[0, 1]) if varied else math.nan,
-        "spearman": spearman_correlation(y, p) if varied else math.nan,
-        "concordance_index": concordance_index(y, p) if varied else math.nan,
-        "rm2": rm2_score(y, p) if varied else math.nan,
-        **{f"ci_per_{column}": _ci_per_entity(y, p, own) for column, own in (ids or {}).items() if column != "row"},
+        "rm2": rm2_score(y, p) if varied else math.nan, **order,
     }  # fmt: skip
 
 

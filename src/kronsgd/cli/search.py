@@ -19,6 +19,7 @@ from kronsgd.cli.data import Data, load_data, pair_splits
 from kronsgd.cli.fitting import fit_one
 from kronsgd.cli.parameters import typed
 from kronsgd.cli.scores import log_loss_of, predict_rows
+from kronsgd.metrics import concordance_index
 from kronsgd.model_selection import PairKFold
 
 __all__ = ["Result", "Search", "apply_setting", "read_search", "run_search"]
@@ -135,11 +136,14 @@ def folds_of(data: Data, seed: int) -> list[Fold]:
 def _loss(data: Data, params: dict[str, Any], fold: Fold) -> float:
     problem, (rest, held) = data.problem, fold
     weights = None if data.weights is None else data.weights[rest]
-    model = fit_one(problem.task, params, problem.X[rest], problem.y[rest], weights, bar=False)
+    groups = None if data.groups is None else data.groups[rest]
+    model = fit_one(problem.task, params, problem.X[rest], problem.y[rest], weights, groups, bar=False)
     if model.stop_reason_ is StopReason.INTERRUPTED:
         raise KeyboardInterrupt
     prediction = predict_rows(model, problem.X[held])
     held_weights = None if data.weights is None else data.weights[held]
     if prediction.classes is not None:
         return log_loss_of(problem.y[held], prediction, held_weights)
+    if prediction.order_only:
+        return 1 - concordance_index(problem.y[held], prediction.values)
     return float(mean_squared_error(problem.y[held], prediction.values, sample_weight=held_weights))

@@ -26,7 +26,10 @@ from kronsgd.plotting import plot_confusion, plot_fired, plot_loss, plot_predict
 
 __all__ = ["run_training"]
 
-LOSS_LABELS = {"regression": "loss (half squared error ÷ target variance)", "classification": "log loss (nats)"}
+LOSS_LABELS = {
+    "squared": "loss (half squared error ÷ target variance)", "huber": "Huber loss", "ranking": "ranking loss (nats)",
+    "classification": "log loss (nats)",
+}  # fmt: skip
 
 
 def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None:
@@ -61,7 +64,9 @@ def _choose(config: Config, search: Search, folder: Path, *, quiet: bool) -> Con
     first = apply_setting(config, search.settings[0])
     data = load_data(first)
     n_folds = len(folds_of(data, config.model["random_state"])[: search.folds])
-    score = "log loss" if data.problem.task == "classification" else "mean squared error"
+    ranking = config.model.get("loss") == "ranking"
+    score = "1 − concordance index" if ranking else "mean squared error"
+    score = "log loss" if data.problem.task == "classification" else score
     with Progress(console=console(), transient=True, disable=quiet) as bar:
         label = f"searching {len(search.settings)} settings × {n_folds} folds"
         task = bar.add_task(label, total=n_folds * len(search.settings))
@@ -144,7 +149,8 @@ def _write(folder: Path, config: Config, data: Data, fitted: list[Fitted], metri
     train, test = committee(fitted)
     if test is not None:
         write_predictions(folder / "predictions.csv", data.test_ids, test, problem.y_test)
-    plot_loss(fitted[0].model.history_, folder / "loss.png", loss=LOSS_LABELS[problem.task])
+    loss = getattr(fitted[0].model, "loss", "classification")
+    plot_loss(fitted[0].model.history_, folder / "loss.png", loss=LOSS_LABELS[loss])
     plot_fired(fitted[0].model.history_, folder / "fired.png")
     y, shown, part = problem.y, train, "training rows"
     if test is not None and problem.y_test is not None:
