@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "BatchSize", "Calibrate", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "Groups", "Hidden",
-    "Json", "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter", "Quiet", "RunPath", "SearchList", "Seeds",
-    "TableFile", "Target", "Task", "TestFile", "TestFraction", "TestSetting", "Weight",
+    "BatchSize", "Calibrate", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "Groups",
+    "Hidden", "Json", "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter", "Quiet", "RunPath",
+    "SearchList", "Seeds", "TableFile", "Target", "Task", "TestFile", "TestFraction", "TestSetting", "Weight",
 ]  # fmt: skip
 
 DATA, MODEL, RUN = "Data", "Model", "Run"
@@ -78,7 +78,7 @@ Column = Annotated[
 ]
 Groups = Annotated[
     str | None,
-    data_option("--groups", metavar="TABLE", help="With --set loss=ranking: compare only rows of the same entity of this table."),
+    data_option("--groups", metavar="TABLE", help="With --set loss=ranking: compare only rows of one entity of this table."),
 ]
 TestFile = Annotated[Path | None, data_option("--test", help="Pairs to evaluate after training, never to choose by.")]
 TestFraction = Annotated[float | None, data_option(help="Or: this share of the rows, drawn at random, such as 0.2.")]
