@@ -47,7 +47,7 @@ def test_classification_with_weights_and_a_part_held_out(own):
     assert "classification" in out
     assert "18 training rows, 6 test rows" in out
     metrics = json.loads((folder / "run/metrics.json").read_text())
-    assert set(metrics["test"]) == {"accuracy", "log_loss", "auroc"}
+    assert set(metrics["test"]) == {"accuracy", "log_loss", "auroc", "aupr"}
     written = rows_of(folder / "run/predictions.csv")
     assert list(written[0]) == ["drug", "protein_id", "true", "prediction", "p_binds", "p_none"]
     assert float(written[0]["p_binds"]) + float(written[0]["p_none"]) == pytest.approx(1)

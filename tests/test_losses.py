@@ -115,7 +115,8 @@ def test_ranking_learns_orders_within_groups_only():
     assert per_entity(concordance_index, y, model.predict(X), i) > 0.95
     assert per_entity(concordance_index, y, model.predict(X), i) > per_entity(concordance_index, y, squared.predict(X), i)
     whole = KronRegressor(**options, loss="ranking").fit(X, y)  # all pairs: the levels count
-    assert whole.score(X, y) == concordance_index(y, whole.predict(X)) > 0.9 > model.score(X, y)
+    assert whole.score(X, y) == concordance_index(y, whole.predict(X))
+    assert whole.score(X, y) > model.score(X, y) + 0.1
 
 
 def test_clicks_are_ranked_above_the_rest():

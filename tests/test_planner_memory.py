@@ -24,6 +24,7 @@ FITS = {
     "dense firing": (lambda: pairs(2000), {"threshold": 0.0}),
     "float64": (lambda: (1 + table(1200, 8)) ** 2, {"dtype": "float64"}),
     "choosing": (lambda: pairs(2000), {"learning_rate_init": "auto", "max_iter": "auto", "tol": 1e9, "n_iter_no_change": 1}),
+    "networks": (lambda: pairs(2000), {"n_hidden": 512, "n_networks": 4}),
     "kernels": (lambda: RBF(table(700, 4).array) * OneHot(np.arange(700) % 9), {}),
 }  # fmt: skip
 

@@ -66,7 +66,7 @@ def _candidates(run: Run, entity: str) -> tuple[str, str, dict[str, NDArray[np.i
     name, text = split_flag("TABLE=ID", entity)
     if name not in run.tables:
         hint = did_you_mean(name, run.tables)
-        raise ValueError(f"{entity!r} names the table {name!r}; the run's tables are {sorted(run.tables)}.{hint}")
+        raise ValueError(f"TABLE=ID {entity!r} names the table {name!r}; the run's tables are {sorted(run.tables)}.{hint}")
     other = next(n for n in run.tables if n != name)
     (row,) = PairTable(run.tables[name].ids, name).rows(np.array([text]))
     n = len(run.tables[other].ids)

@@ -104,6 +104,7 @@ def _announce(config: Config, data: Data) -> None:
     n_test = 0 if problem.X_test is None else len(problem.X_test)
     facts({
         "data": f"{problem.name}: {len(problem.X):,} training rows, {n_test:,} test rows",
+        **({"new in the test": data.setting} if data.setting else {}),
         "features": f"{config.expression} = {problem.X!r}",
         "engine": _engine(problem, config.model),
         "parameters": ", ".join(f"{k}={v}" for k, v in changed(params).items()) + " (others at their defaults)",
