@@ -49,7 +49,7 @@ def test_version_and_bare_call():
 
     assert call("--version") == f"kronsgd {kronsgd.__version__}\n"
     assert all(name in call() for name in ("train", "predict", "evaluate", "inspect", "doctor"))
-    assert "Did you mean 'train'?" in mistake("trian")
+    assert "Did you mean 'train', 'rank'?" in mistake("trian")
     out = subprocess.run([sys.executable, "-m", "kronsgd", "--version"], capture_output=True, text=True, check=True)
     assert out.stdout == f"kronsgd {kronsgd.__version__}\n"
 

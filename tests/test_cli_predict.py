@@ -9,6 +9,7 @@ import pytest
 
 from helpers.cli import FILES, SMALL, call, column, mistake, rows_of, write_pairs
 from kronsgd import Dense, KronRegressor
+from kronsgd.metrics import aupr_score, concordance_index, per_entity, precision_at_k
 
 
 def test_train_predict_evaluate(own):
@@ -30,8 +31,24 @@ def test_train_predict_evaluate(own):
     scores, metrics = json.loads((folder / "s.json").read_text()), json.loads((folder / "run/metrics.json").read_text())
     assert scores.pop("rows") == 6
     assert scores == metrics["test"]
-    assert set(scores) == {"mse", "rmse", "mae", "r2", "pearson", "concordance_index", "rm2"}
+    assert set(scores) == {"mse", "rmse", "mae", "r2", "pearson", "spearman", "concordance_index", "rm2", "ci_per_drug",
+                           "ci_per_protein_id"}  # fmt: skip
     assert len((folder / "run/history.jsonl").read_text().splitlines()) == 2
+
+
+def test_scores_of_each_entitys_partners(own, run):
+    folder, _ = own
+    shown = call("evaluate", run, "--pairs", folder / "pairs.csv", "--threshold", 3, "--k", 2, "--json", folder / "s.json")
+    assert "concordance index, mean over each drug" in shown
+    assert "NDCG at 2, mean over each protein_id" in shown
+    scores = json.loads((folder / "s.json").read_text())
+    call("predict", run, "--pairs", folder / "pairs.csv", "--out", folder / "p.csv")
+    y, p = column(folder / "pairs.csv", "y"), column(folder / "p.csv", "prediction")
+    drugs = [row["drug"] for row in rows_of(folder / "pairs.csv")]
+    assert scores["ci_per_drug"] == pytest.approx(per_entity(concordance_index, y, p, drugs))
+    assert scores["precision_at_2_per_drug"] == pytest.approx(precision_at_k(y > 3, p, drugs, 2))
+    assert scores["aupr"] == pytest.approx(aupr_score(y, p, 3))
+    assert "one side of threshold=99" in mistake("evaluate", run, "--pairs", folder / "pairs.csv", "--threshold", 99)
 
 
 def test_the_run_folder_needs_no_other_file(own, run):

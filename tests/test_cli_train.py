@@ -12,6 +12,7 @@ import pytest
 import tomli_w
 from typer.testing import CliRunner
 
+import kronsgd.cli.search as search_module
 import kronsgd.training.loop as loop
 from helpers.cli import FILES, SMALL, call, column, mistake, rows_of
 from kronsgd import load
@@ -46,7 +47,7 @@ def test_classification_with_weights_and_a_part_held_out(own):
     assert "classification" in out
     assert "18 training rows, 6 test rows" in out
     metrics = json.loads((folder / "run/metrics.json").read_text())
-    assert set(metrics["test"]) == {"accuracy", "log_loss", "auroc"}
+    assert set(metrics["test"]) == {"accuracy", "log_loss", "auroc", "aupr"}
     written = rows_of(folder / "run/predictions.csv")
     assert list(written[0]) == ["drug", "protein_id", "true", "prediction", "p_binds", "p_none"]
     assert float(written[0]["p_binds"]) + float(written[0]["p_none"]) == pytest.approx(1)
@@ -86,6 +87,94 @@ def test_several_seeds_are_saved_and_averaged(own):
     np.testing.assert_allclose(column(folder / "run/predictions.csv", "prediction"), np.mean(parts, axis=0))
     assert all(name in call("inspect", folder / "run") for name in names)
     assert [load(folder / "run" / name).random_state for name in names] == [0, 1]
+
+
+# New entities in the test rows ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("setting", "new"), [("new drug", (True, False)), ("new protein", (False, True)), ("both new", (True, True))]
+)
+def test_entities_of_the_test_rows_can_be_new(own, setting, new):
+    folder, flags = own
+    drugs = dict(np.load(folder / "drugs.npz"))
+    drugs["features"][3] = drugs["features"][0]  # D3 is D0 again: they stay together
+    np.savez(folder / "drugs.npz", **drugs)
+    held = ["--test-fraction", 0.4, "--test-setting", setting]
+    for seed in range(3):
+        run = folder / f"run{seed}"
+        call("train", *flags, *SMALL, *held, "--set", f"random_state={seed}", "--out", run, "-q")
+        test = rows_of(run / "predictions.csv")
+        tested = {row["drug"] for row in test}, {row["protein_id"] for row in test}
+        trained = [row for row in rows_of(folder / "pairs.csv") if row["drug"] not in tested[0] or not new[0]]
+        trained = [row for row in trained if row["protein_id"] not in tested[1] or not new[1]]
+        n_train = load(run / "model.kron").features_.n_rows
+        assert 2 <= n_train <= len(trained)
+        assert n_train + len(test) == 24 or all(new)  # only where both are new, pairs that mix are left out
+        assert ("D0" in tested[0]) == ("D3" in tested[0]) or not new[0]
+        shown = call("evaluate", run)  # the same rows again, from the run's own settings
+        assert f"{len(test)} rows" in shown
+
+
+def test_the_folds_of_a_search_have_what_is_new_in_the_test(own, monkeypatch):
+    folder, flags = own
+    seen = []
+    monkeypatch.setattr(search_module, "_loss", lambda data, params, fold: seen.append((data, fold)) or 1.0)
+    search = ["--search", "alpha=0,0.1", "--test", folder / "test.csv", "--test-setting", "new protein"]
+    call("train", *flags, *SMALL, *search, "--out", folder / "run", "-q")
+    assert len(seen) == 2 * 5
+    for data, (train, held) in seen:
+        ids = data.train_ids["protein_id"]
+        assert not set(ids[train]) & set(ids[held])
+    assert "setting" not in (folder / "run/config.toml").read_text()
+
+
+def test_mistakes_in_the_setting(own):
+    folder, flags = own
+    out = ["--out", folder / "run", "-q"]
+    shown = mistake("train", *flags, "--test-fraction", 0.2, "--test-setting", "new drugs", *out)
+    assert "choose one of ['pairs', 'new drug', 'new protein', 'both new']. Did you mean 'new drug'?" in shown
+    assert "--test-fraction" in mistake("train", *flags, "--test-setting", "new drug", *out)
+    digits = ["--dataset", "digits", "--test-fraction", 0.2, "--test-setting", "pairs"]
+    assert "tables of your own" in mistake("train", *digits, *out)
+    few = ["--test-fraction", 0.01, "--test-setting", "new drug"]
+    assert "leaves none to train or none to test" in mistake("train", *flags, *few, *out)
+
+
+# Ranking ----------------------------------------------------------------------------------------------------------------
+
+
+def test_ranking_within_the_entities_of_a_table(own):
+    folder, flags = own
+    ranking = ["--set", "loss=ranking", "--groups", "drug"]
+    call("train", *flags, *SMALL, *ranking, "--test", folder / "test.csv", "--out", folder / "run", "-q")
+    metrics = json.loads((folder / "run/metrics.json").read_text())
+    assert set(metrics["train"]) == {"spearman", "concordance_index", "ci_per_drug", "ci_per_protein_id"}  # no errors
+    call("train", *flags, *SMALL, "--set", "loss=ranking", "--out", folder / "all", "-q")  # all pairs are compared
+    X = load(folder / "run/model.kron").features_
+    assert not np.allclose(load(folder / "run/model.kron").predict(X), load(folder / "all/model.kron").predict(X))
+    call("train", folder / "run/config.toml", "--out", folder / "again", "-q")
+    assert (folder / "again/predictions.csv").read_text() == (folder / "run/predictions.csv").read_text()
+    call("train", *flags, *SMALL, *ranking, "--search", "alpha=0,0.1", "--out", folder / "found", "-q")
+    found = json.loads((folder / "found/search.json").read_text())
+    assert found["score"] == "1 − concordance index"
+    assert all(0 <= value <= 1 for result in found["results"] for value in result["folds"])
+
+
+def test_mistakes_in_groups(own):
+    folder, flags = own
+    out = ["--out", folder / "run", "-q"]
+    assert "Did you mean 'drug'?" in mistake("train", *flags, *SMALL, "--groups", "drg", "--set", "loss=ranking", *out)
+    assert "leave groups out" in mistake("train", *flags, *SMALL, "--groups", "drug", *out)
+    assert "leave them out for classes" in mistake("train", *flags, *SMALL, "--groups", "drug", "--target", "label", *out)
+    assert "for classification" in mistake("train", *flags, *SMALL, "--target", "label", "--set", "loss=huber", *out)
+
+
+def test_weights_of_classes(own):
+    folder, flags = own
+    call("train", *flags, *SMALL, "--target", "label", "--set", "class_weight=balanced", "--out", folder / "run", "-q")
+    assert load(folder / "run/model.kron").class_weight == "balanced"
+    assert "balanced, or none" in mistake("train", *flags, "--set", "class_weight=2", "--out", folder / "run2", "-q")
 
 
 # Searching ------------------------------------------------------------------------------------------------------------

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
+import sklearn.metrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kronsgd.metrics import aupr_score, concordance_index, rm2_score
+from kronsgd import metrics
+from kronsgd.metrics import aupr_score, concordance_index, hit_rate_at_k, ndcg_at_k, per_entity, precision_at_k, rm2_score
 
 few = st.integers(-3, 3).map(float)  # a few values, so that ties are common
 pairs_of = st.lists(st.tuples(few, few), min_size=2, max_size=40)
@@ -116,7 +120,83 @@ def test_aupr_threshold_is_strict():
     assert aupr_score([5, 7, 8], [1, 3, 2], threshold=6) == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("score", [concordance_index, rm2_score, aupr_score])
+# Errors and correlations ------------------------------------------------------------------------------------------------
+
+
+def test_errors_and_correlations_against_their_definitions():
+    rng = np.random.default_rng(0)
+    y, p = rng.integers(0, 6, 40).astype(float), rng.normal(size=40)
+    assert metrics.root_mean_squared_error(y, p) == pytest.approx(sklearn.metrics.mean_squared_error(y, p) ** 0.5)
+    assert metrics.mean_absolute_error(y, p) == pytest.approx(sklearn.metrics.mean_absolute_error(y, p))
+    assert metrics.pearson_correlation(y, p) == pytest.approx(np.corrcoef(y, p)[0, 1])
+    ranks = [np.array([(v > u).sum() + ((v == u).sum() + 1) / 2 for v, u in zip(a, [a] * 40, strict=True)]) for a in (y, p)]
+    assert metrics.spearman_correlation(y, p) == pytest.approx(np.corrcoef(*ranks)[0, 1])
+    for score in (metrics.pearson_correlation, metrics.spearman_correlation):
+        with pytest.raises(ValueError, match="all of y_pred are 1"):
+            score([1.0, 2.0], [1.0, 1.0])
+
+
+# Partners of each entity ------------------------------------------------------------------------------------------------
+
+
+def every_order(y, scores):
+    """The targets in each order that the scores allow; ties come in every order."""
+    for order in itertools.permutations(range(len(y))):
+        if all(scores[a] >= scores[b] for a, b in itertools.pairwise(order)):
+            yield [y[i] for i in order]
+
+
+def slow_at_k(y, scores, k):
+    """(hit rate, precision, NDCG) of one entity, averaged over every order of its ties."""
+    ideal = sum(g / np.log2(2 + r) for r, g in enumerate(sorted(y, reverse=True)[:k]))
+    orders = [order[:k] for order in every_order(y, scores)]
+    dcg = np.mean([sum(g / np.log2(2 + r) for r, g in enumerate(order)) for order in orders])
+    return np.mean([any(o) for o in orders]), np.mean([sum(o) / len(o) for o in orders]), dcg / ideal
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2)), min_size=1, max_size=6), st.integers(1, 7))
+@settings(max_examples=150, deadline=None)
+def test_scores_at_k_equal_their_definitions_on_ties(rows, k):
+    y, scores = [float(r[0]) for r in rows], [float(r[1]) for r in rows]
+    entities = ["a"] * len(y)
+    if not any(y):
+        with pytest.raises(ValueError, match="is defined for no entity"):
+            hit_rate_at_k(y, scores, entities, k)
+        return
+    expected = slow_at_k(y, scores, k)
+    for score, value in zip((hit_rate_at_k, precision_at_k, ndcg_at_k), expected, strict=True):
+        assert score(y, scores, entities, k) == pytest.approx(value)
+
+
+def test_entities_count_alike_however_many_rows_they_have():
+    rng = np.random.default_rng(0)
+    entities = np.repeat(["a", "b", "c"], [20, 5, 1])
+    y, p = rng.normal(size=26), rng.normal(size=26)
+    expected = np.mean([concordance_index(y[:20], p[:20]), concordance_index(y[20:25], p[20:25])])  # "c" has no pair
+    mixed = rng.permutation(26)
+    assert per_entity(concordance_index, y[mixed], p[mixed], entities[mixed]) == pytest.approx(expected)
+    known_drugs = np.where(entities == "a", 1.0, 0.0)  # knows the entities' levels and nothing within them
+    assert per_entity(concordance_index, y, known_drugs, entities) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: per_entity(concordance_index, [1, 2], [1, 2], ["a", "b"]), "concordance_index is defined for no entity"),
+        (lambda: per_entity(concordance_index, [1, 2], [1, 2], ["a"]), r"entities has shape \(1,\)"),
+        (lambda: hit_rate_at_k([7.1, 0], [1, 2], [0, 0]), "relevant has the value 7.1"),
+        (lambda: precision_at_k([1, 0], [1, 2], [0, 0], 0), "k=0 is out of range"),
+        (lambda: ndcg_at_k([-1, 2], [1, 2], [0, 0]), "negative gains"),
+    ],
+)
+def test_mistakes_in_scores_by_entity(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+@pytest.mark.parametrize("score", [concordance_index, rm2_score, aupr_score, metrics.root_mean_squared_error,
+                                   metrics.mean_absolute_error, metrics.pearson_correlation,
+                                   metrics.spearman_correlation])  # fmt: skip
 def test_bad_input_is_one_sentence(score):
     with pytest.raises(ValueError, match="y_true has shape"):
         score([5.0, 8.0], [1.0, 2.0, 3.0])

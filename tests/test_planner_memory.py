@@ -25,6 +25,7 @@ FITS = {
     "float64": (lambda: (1 + table(1200, 8)) ** 2, {"dtype": "float64"}),
     "choosing": (lambda: pairs(2000), {"learning_rate_init": "auto", "max_iter": "auto", "tol": 1e9, "n_iter_no_change": 1}),
     "bags": (lambda: Bag(RBF(table(3000, 4).array), np.arange(3000) % 700) * OneHot(np.arange(700) % 9), {}),
+    "networks": (lambda: pairs(2000), {"n_hidden": 512, "n_networks": 4}),
     "kernels": (lambda: RBF(table(700, 4).array) * OneHot(np.arange(700) % 9), {}),
 }  # fmt: skip
 

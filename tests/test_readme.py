@@ -41,13 +41,14 @@ def test_python_blocks_of_pages_run(page, tmp_path, monkeypatch):
         exec(block, module.__dict__)
 
 
-def test_commands_and_flags_exist():
+@pytest.mark.parametrize(("page", "least"), [(README, 5), (README.parent / "docs/pairs.md", 4)], ids=["README", "pairs"])
+def test_commands_and_flags_exist(page, least):
     from kronsgd.cli.app import app
 
     group = typer.main.get_command(app)
-    text = "\n".join(blocks("bash")).replace("\\\n", " ")
+    text = "\n".join(blocks("bash", page)).replace("\\\n", " ")
     lines = [line for line in text.splitlines() if line.startswith("kronsgd ")]
-    assert len(lines) >= 5
+    assert len(lines) >= least
     for line in lines:
         _, name, *words = shlex.split(line, comments=True)
         command = group.commands[name]

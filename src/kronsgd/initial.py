@@ -65,19 +65,18 @@ class InitialWeights:
                 f"{MAX_COORDINATES / 2**30:.0f} GiB allowed for {what}."
             )
 
-    def _pairs(self, size: int) -> int:
-        return (size + 1) // 2 if self.network.antisymmetric else size
-
-    def _spread(self, block: Array, size: int) -> Array:
-        """Rows for single neurons from rows for antisymmetric pairs, which share their hidden weights."""
-        return np.repeat(block, 2, axis=0)[:size] if self.network.antisymmetric else block
-
     def factor(self, slot: Slot, block: int, size: int) -> Array:
         """One factor's Gaussian draws for a block of neurons. Shape: (size · Q, coordinates of the factor)."""
         purpose, key, width = slot
         rank = self.network.init_rank
-        draws = generator(self.network.seed, purpose, *key, block).standard_normal((self._pairs(size), rank, width))
-        return self._spread(draws, size).reshape(size * rank, width)
+        return self._draw(size, (rank, width), purpose, *key, block).reshape(size * rank, width)
+
+    def _draw(self, size: int, shape: tuple[int, ...], purpose: str, *key: int) -> Array:
+        """Gaussian numbers for a block of neurons, from each network's own seed in turn. Shape: (size, *shape)."""
+        seeds, share = self.network.seeds, 2 if self.network.antisymmetric else 1  # antisymmetric pairs share theirs
+        own = size // len(seeds)
+        draws = [generator(seed, purpose, *key).standard_normal((-(-own // share), *shape)) for seed in seeds]
+        return np.concatenate([np.repeat(part, share, axis=0)[:own] if share > 1 else part for part in draws])
 
     def slots(self, expanded: Features) -> dict[int, Slot]:
         """For each leaf and constant of an expression without powers: where its draws come from, and how many.
@@ -120,8 +119,7 @@ class InitialWeights:
 
     def gaussian(self, block: int, size: int) -> Array:
         """N(0, I_d) weights of one block. Shape: (size, d)."""
-        draws = generator(self.network.seed, "gaussian", block)
-        return self._spread(draws.standard_normal((self._pairs(size), coordinate_dim(self.prototype))), size)
+        return self._draw(size, (coordinate_dim(self.prototype),), "gaussian", block)
 
     def hidden_weights(self) -> Array:
         """W(0) in the coordinates of `prototype.dense()`. Shape: (m, d), float64. ValueError where that is too large."""

@@ -1,15 +1,24 @@
-"""Scores of predicted affinities: concordance index, r_m², and the area under the precision-recall curve."""
+"""Scores of predictions for pairs: errors, correlations, the order of all pairs, and the partners of each entity.
+
+Those of the last kind take the entity of each row, such as its drug or its user, and average over the entities for which they
+are defined, each of which counts the same: a model that only knows which drugs bind well at all scores 0.5 by
+`per_entity(concordance_index, …)`, however well it orders all pairs together.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from kronsgd.validation import check_finite, check_real
+from kronsgd.validation import check_finite, check_integer, check_real
 
-__all__ = ["aupr_score", "concordance_index", "rm2_score"]
+__all__ = [
+    "aupr_score", "concordance_index", "hit_rate_at_k", "mean_absolute_error", "ndcg_at_k", "pearson_correlation", "per_entity",
+    "precision_at_k", "rm2_score", "root_mean_squared_error", "spearman_correlation",
+]  # fmt: skip
 
 Array = NDArray[Any]
 
@@ -39,10 +48,7 @@ def rm2_score(y_true: ArrayLike, y_pred: ArrayLike, *, squared: bool = False) ->
     √|r² − r₀²|; the code published with DeepDTA computes this, and so do most scores reported since.
     Raises ValueError when y_true or y_pred is constant. Source: Roy et al. 2013, J. Comput. Chem. 34, 1071.
     """
-    y_true, y_pred = _checked(y_true, y_pred)
-    for name, y in (("y_true", y_true), ("y_pred", y_pred)):
-        if y.min() == y.max():
-            raise ValueError(f"all of {name} are {y[0]:g}, so r² is not defined; give at least two different values.")
+    y_true, y_pred = _varied(y_true, y_pred)
     y, p = y_true - y_true.mean(), y_pred - y_pred.mean()
     total = float(y @ y)
     r2 = float(y @ p) ** 2 / (total * float(p @ p))
@@ -68,6 +74,143 @@ def aupr_score(y_true: ArrayLike, y_pred: ArrayLike, threshold: float = 7.0) -> 
             "threshold between these."
         )
     return float(average_precision_score(positive, y_pred))
+
+
+def root_mean_squared_error(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """√ mean (y − ŷ)², in the units of y. Shape: (n,) each."""
+    y_true, y_pred = _checked(y_true, y_pred)
+    return float(np.sqrt(np.mean((y_true - y_pred) ** 2)))
+
+
+def mean_absolute_error(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Mean |y − ŷ|, in the units of y. Shape: (n,) each."""
+    y_true, y_pred = _checked(y_true, y_pred)
+    return float(np.mean(np.abs(y_true - y_pred)))
+
+
+def pearson_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Correlation of targets and predictions. Shape: (n,) each. ValueError when either is constant."""
+    return _correlation("pearsonr", *_varied(y_true, y_pred))
+
+
+def spearman_correlation(y_true: ArrayLike, y_pred: ArrayLike) -> float:
+    """Correlation of ranks, those of ties averaged. Shape: (n,) each. ValueError when either is constant."""
+    return _correlation("spearmanr", *_varied(y_true, y_pred))
+
+
+def per_entity(
+    score: Callable[[Array, Array], float], y_true: ArrayLike, y_pred: ArrayLike, entities: ArrayLike
+) -> float:
+    """Mean of `score(y_true, y_pred)` over the rows of each entity; entities for which it raises ValueError are left out.
+
+    Shape: (n,) each. Raises ValueError when no entity has a score, such as a concordance index with a single row.
+    """
+    values = []
+    for own_true, own_pred in _by_entity(y_true, y_pred, entities):
+        try:
+            values.append(score(own_true, own_pred))
+        except ValueError:  # not defined for these rows
+            continue
+    if not values:
+        raise ValueError(f"{getattr(score, '__name__', score)} is defined for no entity; it needs more rows for each of them.")
+    return float(np.mean(values))
+
+
+def hit_rate_at_k(relevant: ArrayLike, y_pred: ArrayLike, entities: ArrayLike, k: int = 10) -> float:
+    """Share of the entities with at least one relevant row among their k best-scored, of entities that have relevant rows.
+
+    relevant (n,): true or false for each row. Of rows with tied scores the chance of a hit is counted.
+    """
+    return _at_k(relevant, y_pred, entities, k, _hit_chance)
+
+
+def precision_at_k(relevant: ArrayLike, y_pred: ArrayLike, entities: ArrayLike, k: int = 10) -> float:
+    """Mean share of relevant rows among the k best-scored of each entity (of all its rows, where they are fewer than k).
+
+    relevant (n,): true or false for each row; entities without relevant rows are left out. Tied scores share their places.
+    """
+    return _at_k(relevant, y_pred, entities, k, _expected_share)
+
+
+def ndcg_at_k(y_true: ArrayLike, y_pred: ArrayLike, entities: ArrayLike, k: int = 10) -> float:
+    """Mean over entities of the discounted gain of the k best-scored rows, relative to that of the best order.
+
+    y_true (n,): gains of at least 0, such as ratings, or 0 and 1; entities whose gains are all 0 are left out. Ties are
+    averaged over. Computed by sklearn.metrics.ndcg_score. Source: Järvelin and Kekäläinen 2002, ACM TOIS 20, 422.
+    """
+    from sklearn.metrics import ndcg_score
+
+    k = check_integer("k", k, 1)
+    if np.min(np.asarray(y_true, dtype=np.float64), initial=0) < 0:
+        raise ValueError("y_true has negative gains; give gains of at least 0, for example y_true - y_true.min().")
+
+    def gain(own_true: Array, own_pred: Array) -> float:
+        if not own_true.any():
+            raise ValueError("no gain")
+        return 1.0 if len(own_true) == 1 else float(ndcg_score(own_true[None], own_pred[None], k=k))
+
+    return per_entity(gain, y_true, y_pred, entities)
+
+
+def _at_k(
+    relevant: ArrayLike, y_pred: ArrayLike, entities: ArrayLike, k: int, value: Callable[[int, int, int, int, int], float]
+) -> float:
+    """Mean of value(places, relevant rows above the ties at the last, rows tied there, relevant ones of them, places left)."""
+    k = check_integer("k", k, 1)
+    flags = np.asarray(relevant)
+    if not np.isin(flags, (0, 1)).all():
+        raise ValueError(f"relevant has the value {flags[~np.isin(flags, (0, 1))][0]}; give true or false, such as y > 7.")
+
+    def of_entity(own: Array, scores: Array) -> float:
+        if not own.any():
+            raise ValueError("nothing is relevant")
+        size = min(k, len(own))
+        last = -np.partition(-scores, size - 1)[size - 1]
+        above, tied = scores > last, scores == last
+        return value(size, int(own[above].sum()), int(tied.sum()), int(own[tied].sum()), size - int(above.sum()))
+
+    return per_entity(of_entity, flags, y_pred, entities)
+
+
+def _expected_share(size: int, sure: int, tied: int, relevant_tied: int, places: int) -> float:
+    """Of relevant rows among the first, the tied ones drawn at random."""
+    return (sure + places * relevant_tied / tied) / size
+
+
+def _hit_chance(size: int, sure: int, tied: int, relevant_tied: int, places: int) -> float:
+    """That a relevant row is among the first, with so many places drawn from the tied rows."""
+    if sure:
+        return 1.0
+    miss = 1.0
+    for drawn in range(places):
+        miss *= max(tied - relevant_tied - drawn, 0) / (tied - drawn)
+    return 1.0 - miss
+
+
+def _by_entity(y_true: ArrayLike, y_pred: ArrayLike, entities: ArrayLike) -> list[tuple[Array, Array]]:
+    """(y_true, y_pred) of each entity's rows."""
+    y_true, y_pred = _checked(y_true, y_pred)
+    ids = np.asarray(entities)
+    if ids.shape != y_true.shape:
+        raise ValueError(f"entities has shape {ids.shape} but y_true has {y_true.shape}; give the entity of each row.")
+    codes = np.unique(ids.astype(str) if ids.dtype == object else ids, return_inverse=True)[1]
+    order = np.argsort(codes, kind="stable")
+    return [(y_true[rows], y_pred[rows]) for rows in np.split(order, np.cumsum(np.bincount(codes))[:-1])]
+
+
+def _correlation(name: str, y_true: Array, y_pred: Array) -> float:
+    import scipy.stats
+
+    return float(getattr(scipy.stats, name)(y_true, y_pred).statistic)
+
+
+def _varied(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array]:
+    """Both, checked; ValueError when one of them is constant."""
+    y_true, y_pred = _checked(y_true, y_pred)
+    for name, y in (("y_true", y_true), ("y_pred", y_pred)):
+        if y.min() == y.max():
+            raise ValueError(f"all of {name} are {y[0]:g}, so r² is not defined; give at least two different values.")
+    return y_true, y_pred
 
 
 def _checked(y_true: ArrayLike, y_pred: ArrayLike) -> tuple[Array, Array]:

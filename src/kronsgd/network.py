@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -18,7 +18,7 @@ __all__ = ["TwoLayer", "auto_threshold", "generator"]
 Array = NDArray[Any]
 MAX_BLOCKS = 64  # whatever the number of threads or machines, so that neither changes a result
 PURPOSES = {name: k for k, name in enumerate(
-    ("output weights", "leaf", "constant", "gaussian", "shuffle", "validation", "probe", "landmarks")
+    ("output weights", "leaf", "constant", "gaussian", "shuffle", "validation", "probe", "landmarks", "member")
 )}  # fmt: skip
 
 
@@ -34,7 +34,12 @@ def generator(seed: int, purpose: str, *key: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class TwoLayer:
-    """f_c(x) = (γ/√m) Σ_r a_rc max(⟨w_r, x⟩ − b, 0), with neuron r firing on x when ⟨w_r, x⟩ > b."""
+    """f_c(x) = (γ/√m) Σ_r a_rc max(⟨w_r, x⟩ − b, 0), with neuron r firing on x when ⟨w_r, x⟩ > b.
+
+    With E = n_networks > 1, E networks of m = n_hidden / E neurons and n_outputs / E outputs as one: output e·C + c is output
+    c of network e, and a is 0 outside the network's own neurons, so that none knows of the others. Every block of neurons
+    holds the same block of each network in turn, drawn from the network's own seed.
+    """
 
     n_hidden: int
     n_outputs: int = 1
@@ -46,6 +51,7 @@ class TwoLayer:
     train_output: bool = False
     seed: int = 0
     dtype: str = "float32"
+    n_networks: int = 1
 
     def __post_init__(self) -> None:
         check_integer("n_hidden", self.n_hidden, 1)
@@ -54,22 +60,69 @@ class TwoLayer:
         check_choice("dtype", self.dtype, ["float32", "float64"])
         check_real("threshold", self.threshold, -math.inf)
         check_real("output_scale", self.output_scale, 0, open_low=True)
-        if self.antisymmetric and self.n_hidden % 2:
+        check_integer("n_networks", self.n_networks, 1)
+        if self.n_hidden % self.n_networks or self.n_outputs % self.n_networks:
             raise ValueError(
-                f"n_hidden={self.n_hidden} is odd, but antisymmetric=True pairs every neuron with one of opposite output "
-                f"weight; choose n_hidden={self.n_hidden + 1} or antisymmetric=False."
+                f"{self.n_hidden} neurons and {self.n_outputs} outputs cannot be shared by n_networks={self.n_networks}."
             )
+        if self.antisymmetric and self.own_hidden % 2:
+            raise ValueError(
+                f"n_hidden={self.own_hidden} is odd, but antisymmetric=True pairs every neuron with one of opposite output "
+                f"weight; choose n_hidden={self.own_hidden + 1} or antisymmetric=False."
+            )
+
+    @property
+    def own_hidden(self) -> int:
+        """m, the neurons of each network."""
+        return self.n_hidden // self.n_networks
+
+    @property
+    def own_outputs(self) -> int:
+        """C, the outputs of each network."""
+        return self.n_outputs // self.n_networks
+
+    @property
+    def size(self) -> str:
+        """The number of neurons, for people: `1,024 neurons`, or `5 networks of 1,024 neurons`."""
+        return (f"{self.n_networks} networks of " if self.n_networks > 1 else "") + f"{self.own_hidden:,} neurons"
+
+    @cached_property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each network's weights; the first is `seed`."""
+        others = (generator(self.seed, "member", e).integers(2**31 - 1) for e in range(1, self.n_networks))
+        return (self.seed, *map(int, others))
+
+    def member(self, e: int) -> TwoLayer:
+        """Network e alone: the same weights from its own seed."""
+        return replace(self, n_hidden=self.own_hidden, n_outputs=self.own_outputs, n_networks=1, seed=self.seeds[e])
+
+    def member_neurons(self, e: int) -> NDArray[np.int64]:
+        """The neurons of network e, in the order that they have alone. Shape: (m,)."""
+        sizes = ((start, size // self.n_networks) for _, start, size in self.block_sizes())
+        return np.concatenate([np.arange(start + e * own, start + (e + 1) * own) for start, own in sizes])
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_]:
+        """Which output weights join a neuron and an output of the same network. Shape: (n_hidden, n_outputs)."""
+        out = np.zeros((self.n_hidden, self.n_outputs), dtype=bool)
+        for e in range(self.n_networks):
+            out[self.member_neurons(e), e * self.own_outputs : (e + 1) * self.own_outputs] = True
+        return out
+
+    def within_members(self, change: Array) -> Array:
+        """A change of the output weights without what would join networks. Shape: (n_hidden, n_outputs)."""
+        return change if self.n_networks == 1 else np.where(self.mask, change, 0).astype(change.dtype, copy=False)
 
     @property
     def scale(self) -> float:
         """γ/√m."""
-        return self.output_scale / math.sqrt(self.n_hidden)
+        return self.output_scale / math.sqrt(self.own_hidden)
 
     @cached_property
     def blocks(self) -> NDArray[np.int64]:
         """Bounds of at most 64 neuron blocks of equal, even size (the last may be smaller). Shape: (blocks + 1,)."""
-        size = 2 * -(-self.n_hidden // (2 * MAX_BLOCKS))
-        return np.append(np.arange(0, self.n_hidden, size), self.n_hidden).astype(np.int64)
+        size = 2 * -(-self.own_hidden // (2 * MAX_BLOCKS))
+        return self.n_networks * np.append(np.arange(0, self.own_hidden, size), self.own_hidden).astype(np.int64)
 
     def block_sizes(self) -> list[tuple[int, int, int]]:
         """(block number, first neuron, number of neurons) of each block."""
@@ -78,10 +131,12 @@ class TwoLayer:
 
     def output_weights(self) -> Array:
         """a_rc = ±1; with `antisymmetric`, a_(2k+1) = −a_(2k), so that f = 0 at the start. Shape: (m, C)."""
-        out = np.empty((self.n_hidden, self.n_outputs), dtype=self.dtype)
+        out = np.zeros((self.n_hidden, self.n_outputs), dtype=self.dtype)
         for block, start, size in self.block_sizes():
-            signs = generator(self.seed, "output weights", block).choice([-1.0, 1.0], size=(size, self.n_outputs))
-            if self.antisymmetric:
-                signs[1::2] = -signs[::2]
-            out[start : start + size] = signs
+            own, outputs = size // self.n_networks, self.own_outputs
+            for e, seed in enumerate(self.seeds):
+                signs = generator(seed, "output weights", block).choice([-1.0, 1.0], size=(own, outputs))
+                if self.antisymmetric:
+                    signs[1::2] = -signs[::2]
+                out[start + e * own : start + (e + 1) * own, e * outputs : (e + 1) * outputs] = signs
         return out

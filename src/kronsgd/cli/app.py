@@ -13,12 +13,13 @@ from kronsgd.cli.evaluate import evaluate
 from kronsgd.cli.inspect import inspect
 from kronsgd.cli.plan import plan
 from kronsgd.cli.predict import predict
+from kronsgd.cli.rank import rank
 from kronsgd.cli.train import train
 
 __all__ = ["app"]
 
 app = typer.Typer(cls=ErrorGroup, add_completion=False, pretty_exceptions_enable=False, invoke_without_command=True)
-for command in (train, predict, evaluate, plan, inspect, doctor):
+for command in (train, predict, rank, evaluate, plan, inspect, doctor):
     app.command()(command)
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kronsgd.cli.expression import default_expression, used_names
 from kronsgd.cli.parameters import typed
-from kronsgd.validation import did_you_mean
+from kronsgd.validation import check_choice, did_you_mean
 
 __all__ = [
     "LOADER_OPTIONS", "Config", "DataSection", "PairsSection", "TableSection", "build_config", "check_section",
@@ -106,11 +106,15 @@ class TableSection(Section):
 
 
 class PairsSection(Section):
-    """The table of pairs: its file, and the columns of the target, the weights and each table's ids."""
+    """The table of pairs: its file, and the columns of the target, the weights and each table's ids.
+
+    groups: the table whose entities are the groups of loss="ranking", such as "drug".
+    """
 
     file: str
     target: str = "y"
     weight: str | None = None
+    groups: str | None = None
     columns: dict[str, str] = Field(default_factory=dict)
 
 
@@ -121,10 +125,15 @@ class FeaturesSection(Section):
 
 
 class ValidationSection(Section):
-    """Rows that are evaluated after training: a file of pairs, or a part of the rows drawn at random."""
+    """Rows that are evaluated after training: a file of pairs, or a part of the rows drawn at random.
+
+    setting: what is new in the part that is drawn, and in the folds of a search: "pairs" only, "new TABLE", or "both new". The
+    fraction is then one of that table's entities, or of both tables'.
+    """
 
     file: str | None = None
     fraction: float | None = Field(default=None, gt=0, lt=1)
+    setting: str | None = None
 
 
 class EnsembleSection(Section):
@@ -167,6 +176,8 @@ class Config(Section):
         """Everything but what is unset, as TOML holds it; the search is over and left out."""
         raw = self.model_dump(exclude_none=True, exclude={"search"})
         raw["features"] = {"expression": self.expression}
+        if self.validation.fraction is None:  # it was that of the search
+            raw["validation"].pop("setting", None)
         raw["model"] = {name: value for name, value in self.model.items() if value is not None}
         return {name: section for name, section in raw.items() if section}
 
@@ -185,7 +196,10 @@ def build_config(raw: dict[str, Any]) -> Config:
             if name not in config.tables:
                 hint = did_you_mean(name, config.tables)
                 raise ValueError(f"columns names the table {name!r}; the tables are {list(config.tables)}.{hint}")
+        if config.pairs.groups is not None:
+            check_choice("groups in [pairs]", config.pairs.groups, config.used)
     used = config.used
+    _check_setting(config)
     model = {name: typed(name, value) for name, value in config.model.items()}
     if model.get("random_state") is None:
         model["random_state"] = 0  # so that the run can be repeated
@@ -222,6 +236,16 @@ def _check_sources(config: Config) -> None:
         raise ValueError("a file of test pairs goes with tables of your own; published sets have their own test rows.")
     if config.validation.file and config.validation.fraction:
         raise ValueError("there are both a file of test pairs and a fraction of the rows to test on; give one of them.")
+
+
+def _check_setting(config: Config) -> None:
+    setting, used = config.validation.setting, config.used
+    if setting is None:
+        return
+    allowed = ["pairs", *(f"new {name}" for name in used), *(["both new"] if len(used) == 2 else [])]
+    check_choice("setting in [validation]", setting, allowed)
+    if config.data.dataset:
+        raise ValueError("setting in [validation] goes with tables of your own; published sets have their own test rows.")
 
 
 def check_section(kind: type[S], raw: Any) -> S:

@@ -17,22 +17,36 @@ from kronsgd.datasets import PairTable, Problem, load_davis, load_digits, load_m
 from kronsgd.datasets.tables import KINDS
 from kronsgd.features import Features
 from kronsgd.features.serialize import map_leaves
+from kronsgd.model_selection import PairKFold, PairShuffleSplit, duplicate_groups
 
-__all__ = ["Data", "load_data"]
+__all__ = ["Data", "load_data", "pair_splits"]
 
 Array = NDArray[Any]
+Index = NDArray[np.int64]
 KIND_OF = {leaf: kind for kind, leaf in KINDS.items()}
 
 
 @dataclass(frozen=True)
 class Data:
-    """A problem, its tables by name, the weights of its training rows, and the ids of its test rows by column."""
+    """A problem, its tables by name, the weights of its training rows, and the ids of its rows by column.
+
+    setting: what is to be new in rows that are held out: None or "pairs", "new TABLE", "both new". group_table: the table
+    whose entities are the training rows' groups.
+    """
 
     problem: Problem
     tables: dict[str, Table]
     target: str
     weights: Array | None
+    train_ids: dict[str, Array]
     test_ids: dict[str, Array]
+    setting: str | None = None
+    group_table: str | None = None
+
+    @property
+    def groups(self) -> Array | None:
+        """The group of each training row, where there are groups."""
+        return None if self.group_table is None else self.train_ids[self.tables[self.group_table].column].astype(str)
 
 
 def load_data(config: Config) -> Data:
@@ -40,7 +54,7 @@ def load_data(config: Config) -> Data:
     data = _own(config) if config.data.dataset is None else _published(config, config.data)
     if config.data.task is not None:
         data = replace(data, problem=replace(data.problem, task=config.data.task))
-    problem = data.problem
+    problem, data = data.problem, replace(data, setting=config.validation.setting)
     if problem.task == "regression" and problem.y.dtype.kind not in "fiu":
         raise ValueError(
             f"the target {data.target!r} holds text such as {str(problem.y[0])!r}; text is learned with --task "
@@ -62,9 +76,7 @@ def _own(config: Config) -> Data:
         test_rows, y_test, _ = _read(config.validation.file, tables, pairs)
         problem = replace(problem, X_test=build_features(config.expression, _at(tables, test_rows)), y_test=y_test)
         test_ids = _ids(tables, test_rows)
-    elif config.validation.fraction is not None:
-        test_ids = _ids(tables, rows)  # of all rows: the split keeps those of its part
-    return Data(problem, tables, pairs.target, weights, test_ids)
+    return Data(problem, tables, pairs.target, weights, _ids(tables, rows), test_ids, group_table=pairs.groups)
 
 
 def _read(
@@ -106,7 +118,8 @@ def _published(config: Config, section: DataSection) -> Data:
         test = None if problem.X_test is None else build_features(text, parts[1])
         problem = replace(problem, X=build_features(text, parts[0]), X_test=test)
     tables = {name: _table(name, rows) for name, rows in parts[0].items() if name in config.used}
-    return Data(problem, tables, "y", None, _published_ids(parts[-1]) if problem.X_test is not None else {})
+    train_ids, test_ids = (_published_ids(part) if problem.X_test is not None else {} for part in (parts[0], parts[-1]))
+    return Data(problem, tables, "y", None, train_ids, test_ids)
 
 
 def _table(name: str, rows: Features) -> Table:
@@ -126,16 +139,34 @@ def _split(data: Data, config: Config) -> Data:
     problem = data.problem
     if problem.X_test is not None:
         raise ValueError(f"{problem.name} has its own {len(problem.X_test):,} test rows; leave --test-fraction out.")
-    n = len(problem.y)
-    n_test = round(float(config.validation.fraction or 0) * n)
-    if not 1 <= n_test <= n - 2:
-        raise ValueError(
-            f"a fraction of {config.validation.fraction:g} of {n} rows leaves too few to test or train on."
-        )
-    order = np.random.default_rng(config.model["random_state"]).permutation(n)
-    test, train = np.sort(order[:n_test]), np.sort(order[n_test:])
+    n, fraction, seed = len(problem.y), float(config.validation.fraction or 0), config.model["random_state"]
+    if data.setting in (None, "pairs"):
+        n_test = round(fraction * n)
+        order = np.random.default_rng(seed).permutation(n)
+        test, train = np.sort(order[:n_test]), np.sort(order[n_test:])
+    else:
+        ((train, test),) = pair_splits(data, PairShuffleSplit(1, train_size=1 - fraction, random_state=seed))
+    if len(test) < 1 or len(train) < 2:
+        raise ValueError(f"a fraction of {fraction:g} of {n} rows leaves too few to test or train on.")
     split = replace(
         problem, X=problem.X[train], y=problem.y[train], X_test=problem.X[test], y_test=problem.y[test], folds=[]
     )
-    ids = {column: values[test] for column, values in data.test_ids.items()} or {"row": test}
-    return replace(data, problem=split, test_ids=ids, weights=None if data.weights is None else data.weights[train])
+    test_ids = {column: values[test] for column, values in data.train_ids.items()} or {"row": test}
+    train_ids = {column: values[train] for column, values in data.train_ids.items()}
+    weights = None if data.weights is None else data.weights[train]
+    return replace(data, problem=split, train_ids=train_ids, test_ids=test_ids, weights=weights)
+
+
+def pair_splits(data: Data, splitter: PairKFold | PairShuffleSplit) -> list[tuple[Index, Index]]:
+    """(training rows, test rows) by the setting of `data`, its equal entities kept together."""
+    assert data.setting is not None
+    alone = data.setting.removeprefix("new ")
+    names = list(data.tables) if data.setting == "both new" else [alone, alone]
+    groups = [
+        dict(zip(data.tables[name].ids.tolist(), duplicate_groups(data.tables[name].features, notice=False), strict=True))
+        for name in names
+    ]
+    setting = "both new" if data.setting == "both new" else "new rows"
+    own = replace(splitter, setting=setting, row_groups=groups[0], column_groups=groups[1])
+    ids = [data.train_ids[data.tables[name].column].astype(str) for name in names]
+    return list(own.split(np.column_stack(ids)))

@@ -37,9 +37,9 @@ class Fitted:
 
 def score_parts(data: Data, train: Prediction, test: Prediction | None) -> dict[str, dict[str, float]]:
     """Scores by part of the rows."""
-    out = {"train": scores(data.problem.y, train)}
+    out = {"train": scores(data.problem.y, train, data.train_ids)}
     if test is not None and data.problem.y_test is not None:
-        out["test"] = scores(data.problem.y_test, test)
+        out["test"] = scores(data.problem.y_test, test, data.test_ids)
     return out
 
 
@@ -55,10 +55,15 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def fit_one(task: str, params: dict[str, Any], X: Any, y: Any, weights: Any, *, bar: bool) -> KronEstimator:
+def fit_one(task: str, params: dict[str, Any], X: Any, y: Any, weights: Any, groups: Any, *, bar: bool) -> KronEstimator:
     """A trained network; its saved parameters do not remember the progress bar."""
     model: Any = make_model(task, {**params, "verbose": bar})
-    model.fit(X, y, weights)
+    if groups is None:
+        model.fit(X, y, weights)
+    elif task == "classification":
+        raise ValueError("groups in [pairs] go with --set loss=ranking, which orders numbers; leave them out for classes.")
+    else:
+        model.fit(X, y, weights, groups=groups)
     model.set_params(verbose=bool(params.get("verbose", False)))
     return model
 
@@ -69,7 +74,7 @@ def fit_seeds(data: Data, params: dict[str, Any], n_seeds: int, *, bar: bool) ->
     for seed in range(params["random_state"], params["random_state"] + n_seeds):
         started = time.perf_counter()
         own = {**params, "random_state": seed}
-        model = fit_one(problem.task, own, problem.X, problem.y, data.weights, bar=bar)
+        model = fit_one(problem.task, own, problem.X, problem.y, data.weights, data.groups, bar=bar)
         seconds = time.perf_counter() - started
         test = None if problem.X_test is None else predict_rows(model, problem.X_test)
         out.append(Fitted(model, seconds, predict_rows(model, problem.X), test))

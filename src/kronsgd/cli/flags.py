@@ -37,6 +37,8 @@ class Flags:
     n_hidden: int | None = None
     batch_size: int | None = None
     memory_limit: str | None = None
+    test_setting: str | None = None
+    groups: str | None = None
 
 
 def read_toml(path: Path | None) -> dict[str, Any]:
@@ -63,8 +65,10 @@ def merge(raw: dict[str, Any], flags: Flags) -> dict[str, Any]:
     single = {
         ("data", "dataset"): flags.dataset, ("data", "path"): _absolute(flags.data), ("data", "task"): flags.task,
         ("pairs", "file"): _absolute(flags.pairs), ("pairs", "target"): flags.target, ("pairs", "weight"): flags.weight,
-        ("features", "expression"): flags.features, ("validation", "file"): _absolute(flags.test),
-        ("validation", "fraction"): flags.test_fraction, ("search", "folds"): flags.folds,
+        ("pairs", "groups"): flags.groups, ("features", "expression"): flags.features,
+        ("validation", "file"): _absolute(flags.test),
+        ("validation", "fraction"): flags.test_fraction, ("validation", "setting"): flags.test_setting,
+        ("search", "folds"): flags.folds,
         ("ensemble", "seeds"): flags.seeds, ("model", "n_hidden"): flags.n_hidden,
         ("model", "batch_size"): flags.batch_size, ("model", "memory_limit"): flags.memory_limit,
     }  # fmt: skip

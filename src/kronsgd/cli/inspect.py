@@ -33,13 +33,13 @@ def _describe(model: Any) -> dict[str, Any]:
     else:
         stored = f"{arrays['weights'].size:,} weights"
     size = sum(array.nbytes for array in arrays.values()) / 2**20
-    outputs = f"{network.n_outputs} output" + ("s" if network.n_outputs > 1 else "")
+    outputs = f"{network.own_outputs} output" + ("s" if network.own_outputs > 1 else "")
     return {
         "model": type(model).__name__,
         "features": features.expression(),
         "dimension": describe_dim(features.dim),
         "rows": f"{features.n_rows:,} (those it was trained on)",
-        "network": f"{network.n_hidden:,} neurons, {outputs}, threshold {network.threshold:.4g}, "
+        "network": f"{network.size}, {outputs}, threshold {network.threshold:.4g}, "
         f"output scale {network.output_scale:g}, {network.init} start, {network.dtype}, seed {network.seed}",
         "engine": model.engine_,
         "memory": f"{stored}, {size:.2f} MiB",

@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "BatchSize", "Calibrate", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "Hidden", "Json",
-    "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter", "Quiet", "RunPath", "SearchList", "Seeds",
-    "TableFile", "Target", "Task", "TestFile", "TestFraction", "Weight",
+    "BatchSize", "Calibrate", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "Groups",
+    "Hidden", "Json", "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter", "Quiet", "RunPath",
+    "SearchList", "Seeds", "TableFile", "Target", "Task", "TestFile", "TestFraction", "TestSetting", "Weight",
 ]  # fmt: skip
 
 DATA, MODEL, RUN = "Data", "Model", "Run"
@@ -77,8 +77,20 @@ Column = Annotated[
         help="Column with the ids of a table, where it is not named like the table: drug=drug_id.",
     ),
 ]
+Groups = Annotated[
+    str | None,
+    data_option("--groups", metavar="TABLE", help="With --set loss=ranking: compare only rows of one entity of this table."),
+]
 TestFile = Annotated[Path | None, data_option("--test", help="Pairs to evaluate after training, never to choose by.")]
 TestFraction = Annotated[float | None, data_option(help="Or: this share of the rows, drawn at random, such as 0.2.")]
+TestSetting = Annotated[
+    str | None,
+    data_option(
+        metavar="SETTING",
+        help="What is new in the rows drawn by --test-fraction and in the folds of a search: 'pairs' (default), 'new TABLE' "
+        "such as 'new drug', or 'both new'. The share is then one of entities; equal entities stay together.",
+    ),
+]
 Task = Annotated[str | None, data_option(help="regression or classification (default: by the target; text means classes).")]
 Expression = Annotated[
     str | None,

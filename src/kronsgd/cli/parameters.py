@@ -10,17 +10,22 @@ from kronsgd.validation import did_you_mean
 
 __all__ = ["changed", "defaults", "make_model", "number_or_text", "typed"]
 
+ESTIMATORS: dict[str, type[KronEstimator]] = {"regression": KronRegressor, "classification": KronClassifier}
 BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def defaults() -> dict[str, Any]:
-    """The parameters of both estimators with their defaults."""
-    return dict(KronRegressor().get_params())
+def defaults(task: str | None = None) -> dict[str, Any]:
+    """The parameters with their defaults: those of the task's estimator, or of both."""
+    both = {name: estimator().get_params() for name, estimator in ESTIMATORS.items()}
+    return dict(both[task]) if task else {name: value for own in both.values() for name, value in own.items()}
 
 
 def make_model(task: str, params: dict[str, Any]) -> KronEstimator:
-    """An unfitted estimator for "regression" or "classification"."""
-    return KronClassifier(**params) if task == "classification" else KronRegressor(**params)
+    """An unfitted estimator for "regression" or "classification". ValueError for a parameter of the other one."""
+    wrong = next((name for name in params if name not in defaults(task)), None)
+    if wrong is not None:
+        raise ValueError(f"{wrong}={params[wrong]!r} sets no parameter of a model for {task}; leave it out, or see --task.")
+    return ESTIMATORS[task](**params)
 
 
 def changed(params: dict[str, Any]) -> dict[str, Any]:
@@ -51,6 +56,8 @@ def typed(name: str, value: Any) -> Any:
     if isinstance(default, bool):
         given = BOOLEANS.get(str(value).lower())
         return _checked(name, value, given, isinstance(given, bool), "true or false")
+    if name == "class_weight":
+        return _checked(name, value, None if given == "none" else given, given in ("balanced", "none"), "balanced, or none")
     if default is None:
         none = isinstance(given, str) and given.lower() == "none"
         return None if none else _checked(name, value, given, _is_integer(given), "a whole number, or none")

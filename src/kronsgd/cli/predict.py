@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,13 +21,16 @@ from kronsgd.cli.tables import read_rows, with_new_entities
 from kronsgd.features import Features
 from kronsgd.validation import did_you_mean
 
-__all__ = ["changed_tables", "predict", "rows_of_pairs"]
+__all__ = ["changed_tables", "check_output", "predict", "rows_of_pairs"]
+
+AT_ONCE = 1 << 18  # pairs that are predicted and written together
 
 
 def predict(
     run: RunPath,
     out: Annotated[Path, typer.Option("--out", help="The .csv file to write.")],
     pairs: PairsFile = None,
+    all_: Annotated[bool, typer.Option("--all", help="Predict every pair of the run's tables, measured or not.")] = False,
     table: NewTable = None,
     column: Column = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
@@ -34,15 +39,42 @@ def predict(
 
     Example: kronsgd predict runs/own --pairs new.csv --out predictions.csv
     """
+    if all_ and pairs is not None:
+        raise ValueError("there are both --pairs and --all; give one of them.")
+    opened = changed_tables(open_run(run), table or [], column or [])
+    check_output(out, force)
+    if all_:
+        n = _predict_all(opened, out)
+    else:
+        X, ids = rows_of_pairs(opened, pairs)
+        write_predictions(out, ids, average([predict_rows(model, X) for model in opened.models]))
+        n = len(X)
+    say_plain(f"{n:,} predictions written: {out.resolve()}")
+
+
+def check_output(out: Path, force: bool) -> None:
+    """Raise ValueError unless a file may be written to `out`."""
     if out.is_file() and not force:
         raise ValueError(f"the file {out} exists; give another --out, or --force to replace it.")
-    opened = changed_tables(open_run(run), table or [], column or [])
     if out.is_dir() or not out.resolve().parent.is_dir():
         raise ValueError(f"{out} cannot be written; give a file in an existing folder with --out.")
-    X, ids = rows_of_pairs(opened, pairs)
-    prediction = average([predict_rows(model, X) for model in opened.models])
-    write_predictions(out, ids, prediction)
-    say_plain(f"{len(prediction.values):,} predictions written: {out.resolve()}")
+
+
+def _predict_all(run: Run, out: Path) -> int:
+    """Write the predictions of all pairs, AT_ONCE at a time, aside and then to `out`; returns how many there are."""
+    sizes = [len(table.ids) for table in run.tables.values()]
+    n, aside = math.prod(sizes), out.with_name(f".{out.name}.part")
+    try:
+        for start in range(0, n, AT_ONCE):
+            chosen = np.unravel_index(np.arange(start, min(start + AT_ONCE, n)), sizes)
+            rows = dict(zip(run.tables, chosen, strict=True))
+            X = build_features(run.expression, {name: table.features[rows[name]] for name, table in run.tables.items()})
+            ids = {table.column: table.ids[rows[name]] for name, table in run.tables.items()}
+            write_predictions(aside, ids, average([predict_rows(model, X) for model in run.models]), more=start > 0)
+        os.replace(aside, out)
+    finally:
+        aside.unlink(missing_ok=True)
+    return n
 
 
 def changed_tables(run: Run, new: list[str], columns: list[str]) -> Run:
@@ -70,6 +102,8 @@ def rows_of_pairs(run: Run, pairs: Path | None) -> tuple[Features, dict[str, Any
         ((name, table),) = run.tables.items()
         rows, ids = {name: np.arange(len(table.ids))}, {table.column: table.ids}
     else:
-        raise ValueError(f"give the pairs to predict with --pairs FILE; the run has the tables {sorted(run.tables)}.")
+        raise ValueError(
+            f"give the pairs to predict with --pairs FILE, or --all for every pair of the run's tables {sorted(run.tables)}."
+        )
     named = {name: table.features[rows[name]] for name, table in run.tables.items()}
     return build_features(run.expression, named), ids

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kronsgd.cli.scores import LABELS
+from kronsgd.cli.scores import label
 
 __all__ = ["console", "facts", "number", "say_plain", "score_table", "show_table"]
 
@@ -55,5 +55,5 @@ def show_table(header: Sequence[str], rows: Sequence[Sequence[str]], title: str)
 def score_table(columns: Mapping[str, Mapping[str, str]], title: str) -> None:
     """Scores by their names, with a column for each part of the rows."""
     keys = next(iter(columns.values()))
-    rows = [[LABELS.get(key, key), *(column.get(key, "–") for column in columns.values())] for key in keys]
+    rows = [[label(key), *(column.get(key, "–") for column in columns.values())] for key in keys]
     show_table(["", *columns], rows, title)

@@ -84,19 +84,26 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_predictions(path: Path, ids: Mapping[str, Any], prediction: Prediction, y_true: Any = None) -> None:
-    """A .csv file: the ids, the true target if known, the prediction, and each class's probability as p_CLASS."""
+def write_predictions(
+    path: Path, ids: Mapping[str, Any], prediction: Prediction, y_true: Any = None, more: bool = False
+) -> None:
+    """A .csv file: the ids, the true target if known, the prediction, the deviation between several networks, and each
+    class's probability as p_CLASS. more: add rows to a file that has been begun.
+    """
     import csv
 
     columns: dict[str, Any] = dict(ids)
     if y_true is not None:
         columns["true"] = y_true
     columns["prediction"] = prediction.values
+    if prediction.deviation is not None:
+        columns["deviation"] = prediction.deviation
     if prediction.classes is not None and prediction.proba is not None:
         columns |= {f"p_{name}": prediction.proba[:, c] for c, name in enumerate(prediction.classes)}
-    with path.open("w", newline="", encoding="utf-8") as stream:
+    with path.open("a" if more else "w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(columns)
+        if not more:
+            writer.writerow(columns)
         writer.writerows(zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True))
 
 

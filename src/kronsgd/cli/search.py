@@ -15,13 +15,16 @@ from sklearn.model_selection import KFold, StratifiedKFold
 
 from kronsgd import StopReason
 from kronsgd.cli.config import Config, DataSection, build_config, check_section
-from kronsgd.cli.data import Data, load_data
+from kronsgd.cli.data import Data, load_data, pair_splits
 from kronsgd.cli.fitting import fit_one
 from kronsgd.cli.parameters import typed
 from kronsgd.cli.scores import log_loss_of, predict_rows
+from kronsgd.metrics import concordance_index
+from kronsgd.model_selection import PairKFold
 
 __all__ = ["Result", "Search", "apply_setting", "read_search", "run_search"]
 
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 MAX_SETTINGS = 10_000
 DEFAULT_FOLDS = 5
 
@@ -96,7 +99,7 @@ def apply_setting(config: Config, setting: dict[str, Any]) -> Config:
 def run_search(config: Config, search: Search, done: Callable[[], None]) -> list[Result]:
     """The results in the order of `search.settings`; `done` is called after every fit. KeyboardInterrupt on Ctrl-C."""
     results: list[Result] = []
-    loaded: dict[str, tuple[Data, list[NDArray[np.int64]]]] = {}
+    loaded: dict[str, tuple[Data, list[Fold]]] = {}
     for setting in search.settings:
         chosen = apply_setting(config, setting)
         key = str(sorted(item for item in setting.items() if item[0].startswith("data.")))
@@ -106,35 +109,41 @@ def run_search(config: Config, search: Search, done: Callable[[], None]) -> list
             loaded[key] = data, folds_of(data, config.model["random_state"])[: search.folds]
         data, folds = loaded[key]
         started, losses = time.perf_counter(), []
-        for held in folds:
-            losses.append(_loss(data, chosen.model, held))
+        for fold in folds:
+            losses.append(_loss(data, chosen.model, fold))
             done()
         results.append(Result(setting, losses, time.perf_counter() - started))
     return results
 
 
-def folds_of(data: Data, seed: int) -> list[NDArray[np.int64]]:
-    """Held-out row numbers: the published folds, or five drawn by the seed (with all classes in each)."""
+def folds_of(data: Data, seed: int) -> list[Fold]:
+    """Rows of each fold, (training, held out): the published folds, or five drawn by the seed (with all classes in each).
+
+    Where the test has new entities, so have the folds; where both are new, three parts of each side make nine of them.
+    """
     problem = data.problem
     if problem.folds:
-        return list(problem.folds)
+        return [(np.setdiff1d(np.arange(len(problem.y)), held), held) for held in problem.folds]
+    if data.setting not in (None, "pairs"):
+        return pair_splits(data, PairKFold(3 if data.setting == "both new" else DEFAULT_FOLDS, random_state=seed))
     kind = StratifiedKFold if problem.task == "classification" else KFold
     n = len(problem.y)
     if n < 2 * DEFAULT_FOLDS:
         raise ValueError(f"there are only {n} training rows; a search needs at least {2 * DEFAULT_FOLDS}.")
-    splits = kind(DEFAULT_FOLDS, shuffle=True, random_state=seed).split(np.zeros(n), problem.y)
-    return [held for _, held in splits]
+    return list(kind(DEFAULT_FOLDS, shuffle=True, random_state=seed).split(np.zeros(n), problem.y))
 
 
-def _loss(data: Data, params: dict[str, Any], held: NDArray[np.int64]) -> float:
-    problem = data.problem
-    rest = np.setdiff1d(np.arange(len(problem.y)), held)
+def _loss(data: Data, params: dict[str, Any], fold: Fold) -> float:
+    problem, (rest, held) = data.problem, fold
     weights = None if data.weights is None else data.weights[rest]
-    model = fit_one(problem.task, params, problem.X[rest], problem.y[rest], weights, bar=False)
+    groups = None if data.groups is None else data.groups[rest]
+    model = fit_one(problem.task, params, problem.X[rest], problem.y[rest], weights, groups, bar=False)
     if model.stop_reason_ is StopReason.INTERRUPTED:
         raise KeyboardInterrupt
     prediction = predict_rows(model, problem.X[held])
     held_weights = None if data.weights is None else data.weights[held]
     if prediction.classes is not None:
         return log_loss_of(problem.y[held], prediction, held_weights)
+    if prediction.order_only:
+        return 1 - concordance_index(problem.y[held], prediction.values)
     return float(mean_squared_error(problem.y[held], prediction.values, sample_weight=held_weights))

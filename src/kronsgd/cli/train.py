@@ -13,6 +13,7 @@ from kronsgd.cli.options import (
     Expression,
     Folds,
     Force,
+    Groups,
     Hidden,
     LoaderOption,
     MemoryLimit,
@@ -27,6 +28,7 @@ from kronsgd.cli.options import (
     Task,
     TestFile,
     TestFraction,
+    TestSetting,
     Weight,
 )
 from kronsgd.cli.training import run_training
@@ -41,6 +43,7 @@ def train(
     column: Column = None, test: TestFile = None, test_fraction: TestFraction = None,
     features: Expression = None, set_: Parameter = None, search: SearchList = None, folds: Folds = None,
     seeds: Seeds = None, n_hidden: Hidden = None, batch_size: BatchSize = None, memory_limit: MemoryLimit = None,
+    test_setting: TestSetting = None, groups: Groups = None,
 ) -> None:  # fmt: skip
     """Train on a published set or on your own tables, and write a run folder.
 
@@ -51,5 +54,6 @@ def train(
     flags = Flags(
         dataset, data, option or [], task, table or [], pairs, target, weight, column or [], features, test,
         test_fraction, set_ or [], search or [], folds, seeds, n_hidden, batch_size, memory_limit,
+        test_setting, groups,
     )  # fmt: skip
     run_training(build_config(merge(read_toml(config), flags)), out, force=force, quiet=quiet)

@@ -26,7 +26,10 @@ from kronsgd.plotting import plot_confusion, plot_fired, plot_loss, plot_predict
 
 __all__ = ["run_training"]
 
-LOSS_LABELS = {"regression": "loss (half squared error ÷ target variance)", "classification": "log loss (nats)"}
+LOSS_LABELS = {
+    "squared": "loss (half squared error ÷ target variance)", "huber": "Huber loss", "ranking": "ranking loss (nats)",
+    "classification": "log loss (nats)",
+}  # fmt: skip
 
 
 def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None:
@@ -35,6 +38,11 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError('the figures of a run need matplotlib; run pip install "kronsgd[plots]".')
     search = read_search(config)
+    if config.validation.setting and config.validation.fraction is None and search is None:
+        raise ValueError(
+            f'setting="{config.validation.setting}" in [validation] says which rows are held out, but none are; give '
+            "--test-fraction 0.2 (fraction in TOML), or something to search."
+        )
     with staged(out) as folder, plain_warnings():
         if search is not None:
             config = _choose(config, search, folder, quiet=quiet)
@@ -56,7 +64,9 @@ def _choose(config: Config, search: Search, folder: Path, *, quiet: bool) -> Con
     first = apply_setting(config, search.settings[0])
     data = load_data(first)
     n_folds = len(folds_of(data, config.model["random_state"])[: search.folds])
-    score = "log loss" if data.problem.task == "classification" else "mean squared error"
+    ranking = config.model.get("loss") == "ranking"
+    score = "1 − concordance index" if ranking else "mean squared error"
+    score = "log loss" if data.problem.task == "classification" else score
     with Progress(console=console(), transient=True, disable=quiet) as bar:
         label = f"searching {len(search.settings)} settings × {n_folds} folds"
         task = bar.add_task(label, total=n_folds * len(search.settings))
@@ -94,6 +104,7 @@ def _announce(config: Config, data: Data) -> None:
     n_test = 0 if problem.X_test is None else len(problem.X_test)
     facts({
         "data": f"{problem.name}: {len(problem.X):,} training rows, {n_test:,} test rows",
+        **({"new in the test": data.setting} if data.setting else {}),
         "features": f"{config.expression} = {problem.X!r}",
         "engine": _engine(problem, config.model),
         "parameters": ", ".join(f"{k}={v}" for k, v in changed(params).items()) + " (others at their defaults)",
@@ -129,7 +140,7 @@ def _write(folder: Path, config: Config, data: Data, fitted: list[Fitted], metri
         one.model.save(folder / name)
     whole = {"data": {}, **config.resolved()}  # this order, so that a repeated run writes the same file
     whole["data"] = {**whole["data"], "task": problem.task}
-    whole["model"] = {k: v for k, v in {**defaults(), **config.model}.items() if v is not None}
+    whole["model"] = {k: v for k, v in {**defaults(problem.task), **config.model}.items() if v is not None}
     note = f"# Written by kronsgd {__version__}; kronsgd train config.toml --out FOLDER repeats the run.\n"
     (folder / "config.toml").write_text(note + tomli_w.dumps(whole), encoding="utf-8")
     lines = [json.dumps({"seed": one.model.random_state, **record}) for one in fitted for record in one.model.history_]
@@ -139,7 +150,8 @@ def _write(folder: Path, config: Config, data: Data, fitted: list[Fitted], metri
     train, test = committee(fitted)
     if test is not None:
         write_predictions(folder / "predictions.csv", data.test_ids, test, problem.y_test)
-    plot_loss(fitted[0].model.history_, folder / "loss.png", loss=LOSS_LABELS[problem.task])
+    loss = getattr(fitted[0].model, "loss", "classification")
+    plot_loss(fitted[0].model.history_, folder / "loss.png", loss=LOSS_LABELS[loss])
     plot_fired(fitted[0].model.history_, folder / "fired.png")
     y, shown, part = problem.y, train, "training rows"
     if test is not None and problem.y_test is not None:

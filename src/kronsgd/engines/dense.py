@@ -85,7 +85,8 @@ class DenseEngine(Engine):
     ) -> Step:
         scaled = (-step * state.network.scale * slopes).astype(state.network.dtype)
         coefficients = (activations.hidden > 0) * (scaled @ state.output_weights.T)
-        change = activations.hidden.T @ scaled if state.network.train_output else None
+        network = state.network
+        change = network.within_members(activations.hidden.T @ scaled) if network.train_output else None
         return Step(activations.rows, coefficients, change, 1.0 - step * alpha)
 
     def update(self, state: DenseState, step: Step) -> None:

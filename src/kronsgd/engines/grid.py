@@ -134,6 +134,7 @@ class GridEngine(Engine):
         change = None
         if network.train_output:
             change = matmul(hidden.reshape(len(hidden), -1), np.ascontiguousarray(tile.reshape(len(tile), -1).T))
+            change = network.within_members(change)
         return GridStep(activations.rows, activations.fired, change, 1.0 - step * alpha, block, activations.strip, tile)
 
     def update(self, state: GridState, step: Step) -> None:

@@ -118,6 +118,7 @@ class ScanEngine(Engine):
         if network.train_output:
             change = np.empty_like(state.output_weights)
             kernels.neuron_gradient(change, hidden, activations.fired, scaled, network.blocks)
+            change = network.within_members(change)
         added = Added(activations.fired, scaled, state.output_weights, activations.rows)
         return Step(activations.rows, added, change, 1.0 - step * alpha)
 

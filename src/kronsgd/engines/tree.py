@@ -130,6 +130,7 @@ class TreeEngine(ScanEngine):
             change = np.empty_like(state.output_weights)
             fired = activations.neurons, activations.hidden, activations.ends
             kernels.neuron_gradient(change, *fired, scaled, network.blocks)
+            change = network.within_members(change)
         return Step(activations.rows, TreeCoefficients(activations, scaled), change, 1.0 - step * alpha)
 
     def update(self, state: ScanState, step: Step) -> None:

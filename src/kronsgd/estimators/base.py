@@ -25,7 +25,7 @@ from kronsgd.estimators.planning import measured_plan, planned
 from kronsgd.estimators.stream import grow, partial_fit
 from kronsgd.features.base import Features
 from kronsgd.features.known import KnownRows
-from kronsgd.losses import LOSSES
+from kronsgd.losses import Loss, Members
 from kronsgd.network import TwoLayer, auto_threshold
 from kronsgd.parallel import threads
 from kronsgd.planner import Plan
@@ -67,6 +67,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         self,
         n_hidden: int = 1024,
         *,
+        n_networks: int = 1,
         engine: str = "auto",
         threshold: float | str = "auto",
         output_scale: float = 0.1,
@@ -95,6 +96,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         verbose: bool = False,
     ) -> None:
         self.n_hidden = n_hidden
+        self.n_networks = n_networks
         self.engine = engine
         self.threshold = threshold
         self.output_scale = output_scale
@@ -128,8 +130,20 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         """Targets for the loss, (n, C); with `reset`, learns how to encode."""
         raise NotImplementedError
 
-    def _loss_name(self) -> str:
+    def _own_loss(self) -> Loss:
+        """The loss of one network."""
         raise NotImplementedError
+
+    def _check_own_params(self) -> None:
+        """Raise TypeError or ValueError for a parameter out of range that only this estimator has."""
+
+    def _weigh(self, y: Array, weights: Array) -> Array:
+        """The weights of the rows, from those that `fit` was given."""
+        return weights
+
+    def _groups(self, targets: Array) -> Rows | None:
+        """The group of each row, where batches are to go from group to group."""
+        return None
 
     def _read_targets(self, y: Any, n_rows: int) -> Array:
         raise NotImplementedError
@@ -155,19 +169,27 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
     def _make_network(self, n_outputs: int, dtype: str, seed: int) -> TwoLayer:
-        n_hidden = check_integer("n_hidden", self.n_hidden, 1)
+        """n_outputs: of each network."""
+        n_hidden, n_networks = check_integer("n_hidden", self.n_hidden, 1), int(self.n_networks)
         threshold = auto_threshold(n_hidden) if self.threshold == "auto" else float(self.threshold)
         return TwoLayer(
-            n_hidden=n_hidden, n_outputs=n_outputs, threshold=threshold, output_scale=float(self.output_scale),
+            n_hidden=n_networks * n_hidden, n_outputs=n_networks * n_outputs, n_networks=n_networks,
+            threshold=threshold, output_scale=float(self.output_scale),
             init=self.init, init_rank=self.init_rank, antisymmetric=bool(self.antisymmetric),
             train_output=bool(self.train_output), seed=seed, dtype=dtype,
         )  # fmt: skip
 
-    def _settings(self, numbers: Rows, max_iter: int) -> Settings:
+    @property
+    def _loss(self) -> Loss:
+        """The loss of all networks."""
+        own, n_networks = self._own_loss(), self.state_.network.n_networks
+        return own if n_networks == 1 else Members(own, n_networks)
+
+    def _settings(self, numbers: Rows, targets: Array, max_iter: int) -> Settings:
         return Settings(
             learning_rate_init=self.learning_rate_, learning_rate=self.learning_rate, max_iter=max_iter,
             batch_size=self._batch_size(len(numbers)), cells=self._cells(numbers),
-            alpha=float(self.alpha), shuffle=bool(self.shuffle),
+            groups=self._groups(targets), alpha=float(self.alpha), shuffle=bool(self.shuffle),
             tol=float(self.tol), n_iter_no_change=self.n_iter_no_change, verbose=bool(self.verbose),
         )  # fmt: skip
 
@@ -197,7 +219,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         warm = self.warm_start and hasattr(self, "state_")
         rows = read_rows(self, X, reset=not warm, minimum=2)
         y = self._read_targets(y, len(rows))
-        weights = check_weights(sample_weight, len(rows))
+        weights = self._weigh(y, check_weights(sample_weight, len(rows)))
         kept = weights > 0
         if not kept.all():  # a weight of 0 is the same as not being there
             rows, y, weights = rows[kept], y[kept], weights[kept]
@@ -212,9 +234,9 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
                 )
             if warm:
                 self._check_same_network()
-            numbers = grow(self, features) if warm else self._start(features, rows, targets.shape[1], seed)
+            numbers = grow(self, features) if warm else self._start(features, rows, targets, seed)
             if not warm or self.learning_rate_init != "auto":
-                self._set_learning_rate(weights)
+                self._set_learning_rate(targets, weights)
             if self.max_iter != "auto":
                 self.max_iter_ = int(self.max_iter)
             elif not warm or not hasattr(self, "max_iter_"):
@@ -247,16 +269,18 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
     def _check_same_network(self) -> None:
         """Raise ValueError if a parameter asks for another network than the one that warm_start goes on with."""
         known = self.state_.network
-        wanted = self._make_network(known.n_outputs, known.dtype if self.dtype == "auto" else self.dtype, known.seed)
-        for name, value in asdict(wanted).items():
-            if value != getattr(known, name):
+        wanted = self._make_network(known.own_outputs, known.dtype if self.dtype == "auto" else self.dtype, known.seed)
+        mine, its = ({**asdict(network.member(0)), "n_networks": network.n_networks} for network in (wanted, known))
+        for name, value in mine.items():
+            if value != its[name]:
                 raise ValueError(
-                    f"{name}={value!r} differs from the fitted network's {getattr(known, name)!r}; with warm_start=True the "
+                    f"{name}={value!r} differs from the fitted network's {its[name]!r}; with warm_start=True the "
                     "network stays as it is: set warm_start=False to start another."
                 )
 
-    def _start(self, features: Features, rows: Features | Array, n_outputs: int, seed: int, stream: bool = False) -> Rows:
+    def _start(self, features: Features, rows: Features | Array, targets: Array, seed: int, stream: bool = False) -> Rows:
         """A fresh state; returns the row number of each row. stream: more will come."""
+        n_outputs = self._own_loss().n_outputs(targets)
         own = "float32" if isinstance(rows, Features) else str(rows.dtype)
         network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype, seed)
         self.engine_ = planned(self, network, features, stream).choose()
@@ -266,20 +290,20 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         self.history_: list[dict[str, float]] = []
         return np.arange(features.n_rows)
 
-    def _set_learning_rate(self, weights: Array) -> None:
+    def _set_learning_rate(self, targets: Array, weights: Array) -> None:
         if self.learning_rate_init != "auto":
             self.learning_rate_ = float(self.learning_rate_init)
             return
         alpha = float(self.alpha) * self.state_.network.scale**2
         self.learning_rate_ = auto_learning_rate(
-            self._engine, self.state_, LOSSES[self._loss_name()], self._batch_size(len(weights)), weights, alpha,
-            self._cells(np.arange(len(weights))),
+            self._engine, self.state_, self._loss, self._batch_size(len(weights)), weights, alpha,
+            self._cells(np.arange(len(weights))), self._groups(targets),
         )  # fmt: skip
 
     def _set_horizon(self, targets: Array, weights: Array) -> None:
         """max_iter="auto": as long as the tangent kernel's cross-validation says, in at least a few epochs."""
         horizon = automatic_horizon(
-            self._engine, self.state_, LOSSES[self._loss_name()], targets, weights, self._batch_size(len(targets)),
+            self._engine, self.state_, self._loss, targets, weights, self._batch_size(len(targets)),
             self.learning_rate_, self.learning_rate_init != "auto", self.learning_rate,
         )  # fmt: skip
         self.max_iter_, self.learning_rate_ = horizon.max_iter, horizon.learning_rate
@@ -291,7 +315,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         before = snapshot(self._engine, self.state_)
         tries = RETRIES if self.learning_rate_init == "auto" else 0
         for attempt in range(tries + 1):
-            settings = self._settings(numbers, self.max_iter_)
+            settings = self._settings(numbers, targets, self.max_iter_)
             try:
                 self._record(self._run(numbers, targets, weights, settings, validation, first_epoch))
                 return
@@ -310,7 +334,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         warnings.warn(message, ConvergenceWarning, stacklevel=5)
 
     def _run(self, *how: Any) -> History:
-        return train(self._engine, self.state_, LOSSES[self._loss_name()], *how)
+        return train(self._engine, self.state_, self._loss, *how)
 
     def _record(self, history: History) -> None:
         self.history_.extend(history.records)
@@ -344,10 +368,11 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         return np.asarray(self.state_.output_weights)
 
     def _outputs(self, X: Any) -> Array:
-        """f(x), before targets are put back to their scale. Shape: (n', C)."""
+        """f(x) of each network, before targets are put back to their scale. Shape: (E, n', C)."""
         features = self.features(X)
         with threads(self.n_jobs):
-            return self._engine.outputs(self.state_, features)
+            outputs = self._engine.outputs(self.state_, features)
+        return np.asarray(np.split(outputs, self.state_.network.n_networks, axis=1))
 
     def fired(self, X: Any) -> sp.csr_array:
         """Which neurons fire on each row: a boolean CSR matrix (rows, n_hidden)."""

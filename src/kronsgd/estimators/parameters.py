@@ -14,7 +14,7 @@ from kronsgd.planner.limits import parse_memory
 from kronsgd.training import BATCHINGS, SCHEDULES
 from kronsgd.validation import check_choice, check_integer, check_real, check_switch, did_you_mean
 
-__all__ = ["PARAMETERS", "check_known", "check_params", "names_checked", "unchanged_on_error"]
+__all__ = ["check_known", "check_params", "described", "names_checked", "unchanged_on_error"]
 
 P = ParamSpec("P")
 
@@ -31,7 +31,10 @@ PARAMETERS = """
     Parameters
     ----------
     n_hidden : int, default=1024
-        Number of neurons m.
+        Number of neurons m of each network.
+    n_networks : int, default=1
+        Networks E that are trained side by side on the same batches, each from its own seed, and averaged. They share inner
+        products, so that E networks cost less than E trainings; each is, to rounding, what it would be alone.
     engine : {"auto", "scan", "tree", "eager", "dense", "grid"}, default="auto"
         How steps are computed; never what they are. "scan" never builds the product, "dense" does. "tree" is "scan" for small
         batches and wide networks: it evaluates only the neurons that can fire, to the same last bit. "eager" is for single rows
@@ -100,19 +103,35 @@ PARAMETERS = """
     loss_curve_ : the losses in history_.
     n_iter_ : epochs trained.
     stop_reason_ : why training ended; a StopReason whose value is a sentence with advice.
-    output_weights_ : a (n_hidden, outputs); `hidden_weights()` gives W (n_hidden, d) where d is small.
+    output_weights_ : a (n_hidden, outputs); `hidden_weights()` gives W (n_hidden, d) where d is small. Of E networks, all
+        neurons and outputs together: `state_.network.member_neurons(e)` are the neurons of network e.
     """
 
 
-def names_checked(init: Callable[P, None]) -> Callable[P, None]:
-    """`__init__` with a suggestion for a misspelt name; scikit-learn still sees its signature."""
-    known = sorted(set(inspect.signature(init).parameters) - {"self"})
+def described(summary: str, parameters: str, attributes: str) -> str:
+    """An estimator's docstring: what is its own, and what both share."""
+    return summary + PARAMETERS.replace("\n    Attributes\n", parameters + "\n    Attributes\n") + attributes
+
+
+def names_checked(init: Callable[P, None], base: Any = None) -> Callable[P, None]:
+    """`__init__` with a suggestion for a misspelt name; scikit-learn still sees its signature.
+
+    base: an `__init__` whose parameters stand for `init`'s keyword arguments, `**shared`.
+    """
+    signature = inspect.signature(init)
+    if base is not None:
+        own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
+        names = {p.name for p in own}
+        shared = [p for p in inspect.signature(base).parameters.values() if p.name not in names]
+        signature = signature.replace(parameters=[*own, *shared])
+    known = sorted(set(signature.parameters) - {"self"})
 
     @functools.wraps(init)
     def checked(*args: P.args, **kwargs: P.kwargs) -> None:
         _check_names(type(args[0]).__name__, kwargs, known, TypeError)
         init(*args, **kwargs)
 
+    checked.__signature__ = signature  # type: ignore[attr-defined]
     return checked
 
 
@@ -152,6 +171,7 @@ def check_params(model: Any) -> None:
             f"learning_rate={model.learning_rate!r} is not a schedule {list(SCHEDULES)}; a step goes to learning_rate_init."
         )
     check_choice("learning_rate", model.learning_rate, SCHEDULES)
+    check_integer("n_networks", model.n_networks, 1)
     if model.max_iter != "auto":
         check_integer("max_iter", model.max_iter, 0)
     check_integer("n_iter_no_change", model.n_iter_no_change, 1)
@@ -172,3 +192,4 @@ def check_params(model: Any) -> None:
         check_real("learning_rate_init", model.learning_rate_init, 0, open_low=True)
     if model.threshold != "auto":
         check_real("threshold", model.threshold, -math.inf)
+    model._check_own_params()

@@ -21,10 +21,11 @@ def plan(X: Any, n_hidden: int = 1024, *, n_outputs: int = 1, **params: Any) -> 
     """What fitting an estimator with these parameters on X would take: `print(ks.plan(X, n_hidden=8192))`.
 
     X: a feature expression or a plain array. n_outputs: columns of y, or classes if more than two. params: those of
-    KronRegressor. Counts the flops, the bytes and the peak memory of each engine and allocates nothing of their size.
+    an estimator. Counts the flops, the bytes and the peak memory of each engine and allocates nothing of their size.
     Choices by engine="auto" and estimated times use built-in rates unless `kronsgd plan --calibrate` was run on this machine
     (KRONSGD_CALIBRATION=off ignores what it measured); a plan never measures anything itself.
     """
+    params.pop("class_weight", None)  # a classifier's, which costs nothing
     model = KronRegressor(n_hidden).set_params(**params)
     check_params(model)
     rows = read_rows(model, X, reset=True, minimum=2)

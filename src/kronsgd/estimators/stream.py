@@ -12,7 +12,6 @@ from kronsgd.estimators.inputs import check_weights, read_rows
 from kronsgd.estimators.parameters import check_params
 from kronsgd.features.base import Features
 from kronsgd.features.known import KnownRows
-from kronsgd.losses import LOSSES
 from kronsgd.parallel import threads
 from kronsgd.training import Diverged, History, StopReason, train_stream
 
@@ -30,20 +29,19 @@ def partial_fit(model: Any, X: Any, y: Any, sample_weight: Any) -> None:
     first = not hasattr(model, "state_")
     rows = read_rows(model, X, reset=first)
     y = model._read_targets(y, len(rows))
-    weights = check_weights(sample_weight, len(rows))
+    weights = model._weigh(y, check_weights(sample_weight, len(rows)))
     targets = model._encode(y, weights, reset=first)
     with threads(model.n_jobs):
         features = model._features(rows, weights, reset=first)
         if first:
-            numbers = model._start(features, rows, targets.shape[1], model._draw_seed(), stream=True)
+            numbers = model._start(features, rows, targets, model._draw_seed(), stream=True)
         else:
             numbers = grow(model, features)
         if first or model.learning_rate_init != "auto":
-            model._set_learning_rate(weights)
-        settings = replace(model._settings(numbers, 1), shuffle=False, learning_rate="constant", verbose=False)
-        loss = LOSSES[model._loss_name()]
+            model._set_learning_rate(targets, weights)
+        settings = replace(model._settings(numbers, targets, 1), shuffle=False, learning_rate="constant", verbose=False)
         try:
-            history = train_stream(model._engine, model.state_, loss, numbers, targets, weights, settings, model.n_iter_)
+            history = train_stream(model._engine, model.state_, model._loss, numbers, targets, weights, settings, model.n_iter_)
         except Diverged:
             history = History(stop_reason=StopReason.DIVERGED)
             model._warn_of_divergence("partial_fit")

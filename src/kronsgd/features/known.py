@@ -10,7 +10,7 @@ from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import compress, map_leaves
 from kronsgd.growing import Growing, Room
 
-__all__ = ["KnownRows", "append_rows"]
+__all__ = ["KnownRows", "append_rows", "known_rows"]
 
 Index = NDArray[np.int64]
 
@@ -24,6 +24,25 @@ def append_rows(features: Features, other: Features) -> tuple[Features, Index]:
     known = KnownRows(features)
     numbers = known.append(other)
     return known.features, numbers
+
+
+def known_rows(features: Features, other: Features) -> NDArray[np.bool_]:
+    """Which rows of `other` are rows of `features`, by the features of their entities. Shape: (n',). Cost: as append_rows."""
+    features.check_compatible(other)
+    mine, its = [], []
+    for leaf, new in zip(features.leaves(), other.leaves(), strict=True):
+        keys = {key: e for e, key in reversed(list(enumerate(leaf.entity_keys())))}
+        first = np.array([keys[key] for key in leaf.entity_keys()], dtype=np.int64)
+        mine.append(first[leaf.rows])
+        its.append(np.array([keys.get(key, -1) for key in _in_precision_of(leaf, new).entity_keys()])[new.rows])
+    rows = set(_keys(np.stack(mine)))
+    return np.array([key in rows for key in _keys(np.stack(its))], dtype=bool)
+
+
+def _in_precision_of(leaf: Leaf, other: Leaf) -> Leaf:
+    """The entities of `other` as the table `leaf` would hold them."""
+    one = leaf.select_entities(np.zeros(1, dtype=np.int64))
+    return one.append_entities(other).select_entities(1 + np.arange(other.n_entities))
 
 
 class KnownRows:
@@ -71,8 +90,7 @@ class _Table:
         """The entity here of each of the other's entities, unknown ones appended. Shape: (other.n_entities,)."""
         fresh: list[int] = []
         out, n = np.empty(other.n_entities, dtype=np.int64), self._leaf.n_entities
-        one = self._leaf.select_entities(np.zeros(1, dtype=np.int64))  # for the precision of this table
-        own = one.append_entities(other).select_entities(1 + np.arange(other.n_entities))
+        own = _in_precision_of(self._leaf, other)
         for e, key in enumerate(own.entity_keys()):
             out[e] = self._keys.setdefault(key, n + len(fresh))
             if out[e] == n + len(fresh):

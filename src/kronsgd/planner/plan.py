@@ -114,7 +114,7 @@ class Plan:
         least = asked or min(costs.values(), key=lambda cost: cost.memory)
         return MemoryError(
             f'engine="{least.engine}" would need about {describe_bytes(least.memory)} for n_hidden='
-            f"{self.problem.network.n_hidden} and {self.problem.n_rows:,} rows, but only {describe_bytes(self.memory_limit)} "
+            f"{self.problem.network.own_hidden} and {self.problem.n_rows:,} rows, but only {describe_bytes(self.memory_limit)} "
             f"may be used; {self._advice()}"
         )
 
@@ -133,7 +133,7 @@ class Plan:
     def _largest(self, what: str) -> int:
         """The largest n_hidden (even) or n_rows, to about three percent, with which some engine fits; 0 if none does."""
         p = self.problem
-        low, high = 0, p.network.n_hidden if what == "n_hidden" else p.n_rows
+        low, high = 0, p.network.own_hidden if what == "n_hidden" else p.n_rows
         while high - low > max(2, low // 32):
             middle = (low + high) // 4 * 2
             fits = middle > 0 and replace(self, problem=_resized(p, what, middle)).fastest is not None
@@ -155,7 +155,8 @@ class Plan:
         }  # fmt: skip
         return {
             "engine": self.engine, "n_rows": p.n_rows, "dimension": describe_dim(p.dim),
-            "n_hidden": p.network.n_hidden, "n_outputs": p.network.n_outputs, "batch_size": p.schedule.batch_size,
+            "n_hidden": p.network.own_hidden, "n_networks": p.network.n_networks, "n_outputs": p.network.own_outputs,
+            "batch_size": p.schedule.batch_size,
             "threshold": p.network.threshold, "dtype": p.network.dtype, "fired": p.fired, "coefficients": p.alpha,
             "memory_limit_bytes": _finite(self.memory_limit), "rates": self.rates.source, "engines": engines,
         }  # fmt: skip
@@ -163,7 +164,7 @@ class Plan:
     def __str__(self) -> str:
         p = self.problem
         lines = [
-            f"{p.n_rows:,} rows × {describe_dim(p.dim)} dimensions, {p.network.n_hidden:,} neurons, batches of "
+            f"{p.n_rows:,} rows × {describe_dim(p.dim)} dimensions, {p.network.size}, batches of "
             f"{p.schedule.batch_size}, threshold {p.network.threshold:.3g}: {100 * p.fired:.2g} % of the pairs fire, "
             f"{100 * p.alpha:.2g} % have a coefficient"
         ]
@@ -228,7 +229,7 @@ def _not_meant(engine: str, schedule: Schedule) -> str:
 def _resized(p: Problem, what: str, size: int) -> Problem:
     """The problem with another n_hidden, or with the first `size` rows."""
     if what == "n_hidden":
-        return replace(p, network=replace(p.network, n_hidden=max(2, size)))
+        return replace(p, network=replace(p.network, n_hidden=p.network.n_networks * max(2, size)))
     tables = tuple(replace(table, entities=min(table.entities, size), span=min(table.span, size)) for table in p.tables)
     smaller = {name: min(getattr(p.schedule, name), size) for name in ("probe", "batch_size", "block_size")}
     schedule = replace(p.schedule, **smaller)

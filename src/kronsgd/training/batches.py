@@ -23,20 +23,31 @@ def rows_per_step(asked: int | str, n_rows: int, blocks: bool) -> int:
 
 
 def epoch_batches(
-    n_rows: int, batch_size: int, *, shuffle: bool, seed: int, epoch: int, cells: tuple[Index, Index] | None = None
-) -> list[Index]:
+    n_rows: int, batch_size: int, *, shuffle: bool, seed: int, epoch: int, cells: tuple[Index, Index] | None = None,
+    groups: Index | None = None,
+) -> list[Index]:  # fmt: skip
     """The batches of one epoch; every row is in exactly one.
 
     shuffle=False: rows 0…S−1, S…2S−1, …, the last batch may be smaller. shuffle=True: the same over a permutation that
     depends on `seed` and `epoch` only, split as evenly as possible, because one tiny batch at a step size meant for a
-    full one overshoots. With `cells`, the (inner, outer) entity of each row: `block_batches`.
+    full one overshoots. With `cells`, the (inner, outer) entity of each row: `block_batches`. With `groups`, the group of
+    each row, for a loss that compares the rows of a group: the permutation goes from group to group.
     """
     if cells is not None:
         return block_batches(*cells, batch_size, generator(seed, "shuffle", epoch) if shuffle else None)
     if not shuffle:
         return [np.arange(start, min(start + batch_size, n_rows)) for start in range(0, n_rows, batch_size)]
-    order = generator(seed, "shuffle", epoch).permutation(n_rows)
+    order = _permutation(n_rows, generator(seed, "shuffle", epoch), groups)
     return [np.sort(part) for part in np.array_split(order, -(-n_rows // batch_size))]
+
+
+def _permutation(n_rows: int, rng: np.random.Generator, groups: Index | None) -> Index:
+    """All rows at random; with `groups`, those of a group one after the other."""
+    order = rng.permutation(n_rows)
+    if groups is None:
+        return order
+    numbers = np.unique(groups, return_inverse=True)[1][order]
+    return order[np.argsort(rng.permutation(numbers.max() + 1)[numbers], kind="stable")]
 
 
 def block_batches(inner: Index, outer: Index, batch_size: int, rng: np.random.Generator | None) -> list[Index]:
@@ -72,10 +83,13 @@ def _cut(rows: Index, inner: Index, n_inner: int, batch_size: int, rng: np.rando
     return [np.sort(batch) for batch in batches if len(batch)]
 
 
-def probe_batches(n_rows: int, batch_size: int, n: int, seed: int, cells: tuple[Index, Index] | None) -> list[Index]:
+def probe_batches(
+    n_rows: int, batch_size: int, n: int, seed: int, cells: tuple[Index, Index] | None, groups: Index | None = None
+) -> list[Index]:
     """At most `n` batches of the kind that training will see; one if a batch takes all rows."""
     rng = generator(seed, "probe")
     if cells is None:
-        return [np.sort(rng.permutation(n_rows)[:batch_size]) for _ in range(n if n_rows > batch_size else 1)]
+        lots = range(n if n_rows > batch_size else 1)
+        return [np.sort(_permutation(n_rows, rng, groups)[:batch_size]) for _ in lots]
     blocks = block_batches(*cells, batch_size, rng)
     return [blocks[k] for k in sorted(rng.permutation(len(blocks))[:n])]

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from kronsgd.engines.base import Engine
 from kronsgd.features.known import append_rows
-from kronsgd.losses import Loss
+from kronsgd.losses import Loss, in_parts
 from kronsgd.network import generator
 from kronsgd.training.learning_rate import schedule_mean, tangent_kernel
 
@@ -46,8 +46,8 @@ def automatic_horizon(
 ) -> Horizon:
     """Epochs for a schedule `name` that starts at `rate`, and the step to start at (`rate` itself if `fixed`)."""
     n = len(targets)
-    slopes = -loss.derivative(np.zeros_like(targets), targets)
-    time = best_training_time(engine, state, slopes, weights, loss.start_curvature(targets.shape[1]))
+    slopes = -in_parts(loss.derivative, np.zeros((n, loss.n_outputs(targets))), targets)
+    time = best_training_time(engine, state, slopes, weights, loss.start_curvature(slopes.shape[1]))
     return epochs_for(time, -(-n // batch_size), n, rate, schedule_mean(name), fixed)
 
 

@@ -29,7 +29,8 @@ def schedule(name: str, t: int, total: int) -> float:
 def tangent_kernel(engine: Engine, state: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
     """Tangent kernel of one output on some training rows. Shape: (S, S). Cost: S²·m flops.
 
-    Θ_ij = (γ²/m)(⟨x_i, x_j⟩·#{neurons that fire on both} + Σ_r h_ir h_jr where output weights are trained).
+    Θ_ij = (γ²/m)(⟨x_i, x_j⟩·#{neurons that fire on both} + Σ_r h_ir h_jr where output weights are trained); of several
+    networks, the mean.
     """
     network = state.network
     x = state.features[rows]
@@ -39,7 +40,7 @@ def tangent_kernel(engine: Engine, state: Any, rows: NDArray[np.int64]) -> NDArr
     theta = (fires @ fires.T) * x.inner() * scale[:, None] * scale
     if network.train_output:
         theta += hidden @ hidden.T
-    return np.asarray(network.scale**2 * theta)
+    return np.asarray(network.scale**2 / network.n_networks * theta)
 
 
 def schedule_mean(name: str) -> float:
@@ -49,15 +50,15 @@ def schedule_mean(name: str) -> float:
 
 def auto_learning_rate(
     engine: Engine, state: Any, loss: Loss, batch_size: int, weights: NDArray[Any], alpha: float = 0.0,
-    cells: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
+    cells: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None, groups: NDArray[np.int64] | None = None,
 ) -> float:  # fmt: skip
     """1 / (curvature of the loss · largest tangent eigenvalue of a batch + alpha), the largest over a few batches.
 
     The eigenvalue is that of D^{1/2} Θ D^{1/2} / S, with D the sample weights. Gradient descent on one batch is stable
-    below twice this value. cells: as for training, whose blocks have larger eigenvalues than random batches.
+    below twice this value. cells, groups: as for training, whose batches have larger eigenvalues than random ones.
     """
     largest = 0.0
-    for rows in probe_batches(state.features.n_rows, batch_size, PROBES, state.network.seed, cells):
+    for rows in probe_batches(state.features.n_rows, batch_size, PROBES, state.network.seed, cells, groups):
         root = np.sqrt(weights[rows])
         theta = tangent_kernel(engine, state, rows) * root[:, None] * root / len(rows)
         largest = max(largest, float(scipy.linalg.eigvalsh(theta, subset_by_index=[len(rows) - 1, len(rows) - 1])[0]))

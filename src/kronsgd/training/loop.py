@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from kronsgd.engines.base import Activations, Engine
 from kronsgd.features.base import Features
-from kronsgd.losses import Loss
+from kronsgd.losses import Loss, in_parts
 from kronsgd.network import generator
 from kronsgd.training.batches import epoch_batches
 from kronsgd.training.interrupt import deferred_interrupt
@@ -49,6 +49,7 @@ class Settings:
     n_iter_no_change: int = 10
     verbose: bool = False
     cells: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # (inner, outer) entity of each row: train on blocks
+    groups: NDArray[np.int64] | None = None  # of each row: batches go from group to group
     stream: bool = False  # rows as they come, of which no epoch begins
 
 
@@ -125,9 +126,9 @@ def loss_limit(loss: Loss, targets: Array, weights: Array) -> float:
 
     A single row's target may well be next to 0; targets are scaled to a variance of 1.
     """
-    one = np.ones((1, targets.shape[1]))
-    zero = float(np.average(loss.value(np.zeros_like(targets), targets), weights=weights))
-    return TOO_LARGE * max(zero, float(loss.value(0 * one, one)[0]))
+    one, n_outputs = np.ones((1, targets.shape[1])), loss.n_outputs(targets)
+    zero = float(np.average(in_parts(loss.value, np.zeros((len(targets), n_outputs)), targets), weights=weights))
+    return TOO_LARGE * max(zero, float(loss.value(np.zeros((1, n_outputs)), one)[0]))
 
 
 def train(
@@ -189,8 +190,9 @@ def _show(bar: Any, record: dict[str, float]) -> None:
 def _batches(settings: Settings, n_rows: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """Row numbers of each step of an epoch."""
     return epoch_batches(
-        n_rows, settings.batch_size, shuffle=settings.shuffle, seed=seed, epoch=epoch, cells=settings.cells
-    )
+        n_rows, settings.batch_size, shuffle=settings.shuffle, seed=seed, epoch=epoch, cells=settings.cells,
+        groups=settings.groups,
+    )  # fmt: skip
 
 
 def _rates(settings: Settings, epoch: int, n_batches: int) -> list[float]:
@@ -221,7 +223,8 @@ def _validation_record(engine: Engine, state: Any, loss: Loss, validation: Valid
     if validation is None:
         return {}
     outputs = engine.outputs(state, validation.features)
-    return {"validation_loss": float(np.average(loss.value(outputs, validation.targets), weights=validation.weights))}
+    values = in_parts(loss.value, outputs, validation.targets)
+    return {"validation_loss": float(np.average(values, weights=validation.weights))}
 
 
 def _postfix(record: dict[str, float]) -> str:
