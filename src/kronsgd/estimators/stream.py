@@ -33,10 +33,7 @@ def partial_fit(model: Any, X: Any, y: Any, sample_weight: Any) -> None:
     targets = model._encode(y, weights, reset=first)
     with threads(model.n_jobs):
         features = model._features(rows, weights, reset=first)
-        if first:
-            numbers = model._start(features, rows, targets, model._draw_seed(), stream=True)
-        else:
-            numbers = grow(model, features)
+        numbers = model._start(features, rows, targets, model._draw_seed(), stream=True) if first else grow(model, features)
         if first or model.learning_rate_init != "auto":
             model._set_learning_rate(targets, weights)
         settings = replace(model._settings(numbers, targets, 1), shuffle=False, learning_rate="constant", verbose=False)
