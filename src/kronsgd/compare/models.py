@@ -11,6 +11,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -22,7 +23,7 @@ from kronsgd.compare.selection import Prediction, Setting
 from kronsgd.estimators import KronClassifier, KronRegressor
 from kronsgd.features import Features
 
-__all__ = ["ColumnModel", "Kron", "boosting", "perceptron", "support_vectors"]
+__all__ = ["ColumnModel", "Kron", "boosting", "linear", "perceptron", "support_vectors"]
 
 Array = NDArray[Any]
 SVM_ROWS = 12_000  # its cost grows with the square of the rows
@@ -114,6 +115,16 @@ def boosting() -> ColumnModel:
 
     grid = [{"learning_rate": rate, "max_iter": trees} for rate, trees in ((0.1, 100), (0.05, 100), (0.1, 300))]
     return ColumnModel("HistGradientBoosting, columns", make, grid, seeded=False, dense=True)
+
+
+def linear() -> ColumnModel:
+    """Logistic regression, or ridge regression."""
+
+    def make(classify: bool, seed: int, strength: float) -> Any:
+        return LogisticRegression(C=1 / strength, max_iter=1000) if classify else Ridge(alpha=strength)
+
+    grid = [{"strength": strength} for strength in (1.0, 0.1, 10.0, 100.0)]
+    return ColumnModel("logistic regression / ridge, columns", make, grid, seeded=False)
 
 
 def support_vectors() -> ColumnModel:
