@@ -14,7 +14,7 @@ from kronsgd.compare.columns import distinct_leaves, side_by_side
 from kronsgd.datasets import Problem
 from kronsgd.estimators.inputs import ArrayMap
 from kronsgd.features import Features
-from kronsgd.validation import check_integer
+from kronsgd.validation import check_finite, check_integer
 
 __all__ = ["Fold", "folds_of_problem", "random_folds"]
 
@@ -52,6 +52,20 @@ class Fold:
             return self.X, self.X_test
         leaves = distinct_leaves(self.X)
         return side_by_side(self.X, leaves), side_by_side(self.X_test, leaves)
+
+    def check(self) -> None:
+        """Raise ValueError on rows without a target, targets that are not one finite number a row, and no inner folds."""
+        for part, rows, targets in (("X", self.X, self.y), ("X_test", self.X_test, self.y_test)):
+            if targets.ndim != 1 or len(rows) != len(targets) or not len(targets):
+                raise ValueError(
+                    f"{part} has {len(rows)} rows and targets of shape {targets.shape}; give each row one target, and one "
+                    "row at least."
+                )
+            check_finite(f"the target of {part}", targets)
+            if not isinstance(rows, Features):
+                check_finite(part, np.asarray(rows))
+        if not self.inner:
+            raise ValueError("a fold has no inner folds to choose settings on; give it row numbers of its training rows.")
 
     def inside(self) -> list[Fold]:
         """A fold of training rows for each of `inner`; test rows have no part in them."""

@@ -126,6 +126,8 @@ def compare(
         name, folds = "comparison", list(data)
     if not folds:
         raise ValueError("there is no fold to score; give at least one.")
+    for fold in folds:
+        fold.check()
     params, grid = params or {}, GRID if grid is None else list(grid)
     _check_params(folds[0], params, grid)
     rows = []

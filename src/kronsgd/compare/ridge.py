@@ -25,7 +25,7 @@ __all__ = ["Pairs", "feature_ridge", "is_complete", "kernel_ridge", "normalised_
 
 Array = NDArray[Any]
 Index = NDArray[np.int64]
-TOLERANCE, MOST_ITERATIONS = 1e-6, 2000  # of conjugate gradients
+TOLERANCE, MOST_ITERATIONS = 1e-8, 1000  # of conjugate gradients
 
 
 def normalised_inner(X: Features, other: Features) -> Array:
