@@ -46,10 +46,11 @@ def compare(
     test: TestFile = None, test_fraction: TestFraction = None, features: Expression = None, set_: Parameter = None,
     search: SearchList = None, n_hidden: Hidden = None, batch_size: BatchSize = None, memory_limit: MemoryLimit = None,
     method: Annotated[list[str] | None, typer.Option(
-        help=f"Only this method; repeat it for several: {', '.join(METHODS)}.", show_default=False, rich_help_panel=RUN)] = None,
+        help=f"Only this method; repeat it for several: {', '.join(METHODS)}.", show_default=False,
+        rich_help_panel=RUN)] = None,
     folds: Annotated[int, typer.Option(help="Folds, where the data has no test rows of its own.", rich_help_panel=RUN)] = 5,
-    inner_folds: Annotated[int, typer.Option(help="Folds of the training rows that settings are chosen on.", rich_help_panel=RUN)] = 3,
-    seeds: Annotated[int, typer.Option(help="Fits of each method that chance plays a part in.", rich_help_panel=RUN)] = 3,
+    inner_folds: Annotated[int, typer.Option(help="Folds of training rows to choose settings on.", rich_help_panel=RUN)] = 3,
+    seeds: Annotated[int, typer.Option(help="Fits of each method that is random.", rich_help_panel=RUN)] = 3,
     timeout: Annotated[float | None, typer.Option(
         help="Seconds that one method may take in all.", show_default=False, rich_help_panel=RUN)] = None,
     out: Annotated[Path | None, typer.Option(
