@@ -8,13 +8,14 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from kronsgd.compare import Fold
 from kronsgd.compare.selection import Method, chosen_setting, scores
 
+T = TypeVar("T")
 BLUE, ORANGE, GREEN, GREY = "#1f6fb2", "#d95f02", "#1b9e77", "#777777"
 
 
@@ -28,6 +29,14 @@ def arguments(doc: str | None, **data: str) -> argparse.Namespace:
     warnings.filterwarnings("ignore", category=UserWarning)  # of baselines that stop at their iteration limit
     logging.getLogger("kronsgd").setLevel(logging.ERROR)  # a step that was halved is no news here
     return parser.parse_args()
+
+
+def loaded(read: Callable[[str], T], folder: str) -> T:
+    """What a loader reads from a folder; its errors as one line."""
+    try:
+        return read(folder)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 
 def learning_curve(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 import kronsgd as ks
-from _shared import BLUE, arguments, picture
+from _shared import BLUE, arguments, loaded, picture
 from kronsgd.compare import Fold, folds_of_problem
 from kronsgd.compare.methods import make_method
 from kronsgd.compare.selection import chosen_setting, scores
@@ -45,7 +45,7 @@ def one_fold(problem: Problem) -> Fold:
 def main() -> None:
     args = arguments(__doc__, data="folder of the Davis set")
     sizes = (10, 20, 150) if args.quick else (60, 150, 6000)
-    problem = load_davis(args.data) if args.data else planted(*sizes)
+    problem = loaded(load_davis, args.data) if args.data else planted(*sizes)
     fold = one_fold(problem)
     print(problem)
     params: dict[str, Any] = {"n_hidden": 64} if args.quick else {"n_hidden": 1024, "max_iter": 20}

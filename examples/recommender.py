@@ -19,7 +19,7 @@ import scipy.sparse as sp
 from sklearn.linear_model import Ridge
 
 import kronsgd as ks
-from _shared import BLUE, GREY, arguments, picture
+from _shared import BLUE, GREY, arguments, loaded, picture
 from kronsgd.datasets import Ratings, load_movielens
 
 Array = Any
@@ -113,7 +113,7 @@ def _least_squares(group: Array, factors: Array, values: Array, n: int, penalty:
 def main() -> None:
     args = arguments(__doc__, data="folder of an unpacked MovieLens set")
     sizes = (40, 30, 600) if args.quick else (400, 300, 20_000)
-    data = load_movielens(args.data) if args.data else planted(*sizes)
+    data = loaded(load_movielens, args.data) if args.data else planted(*sizes)
     n = len(data.y)
     print(f"{n:,} ratings of {len(data.item_ids):,} films by {len(data.user_ids):,} users")
     order = np.random.default_rng(1).permutation(n)

@@ -35,3 +35,11 @@ def test_example_runs(path, tmp_path):
     for picture in (tmp_path / name for name in named):
         assert picture.read_bytes().startswith(SIGNATURES[picture.suffix])
         assert picture.stat().st_size > 2000
+
+
+@pytest.mark.parametrize("name", ["recommender", "affinity"])
+def test_a_wrong_folder_is_one_line(name, tmp_path):
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--data", "nowhere"]
+    ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 1
+    assert re.fullmatch(r"error: nowhere is not a folder; .*\.\n", ended.stderr)
