@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse.linalg import LinearOperator, cg
 
 from benchmarks.common import data_folder, report
+from kronsgd.compare import folds_of_problem
+from kronsgd.compare.kernel_methods import KroneckerRidge
+from kronsgd.compare.selection import chosen_setting
 from kronsgd.datasets import load_davis
 from kronsgd.metrics import aupr_score, concordance_index, rm2_score
 
@@ -33,40 +35,14 @@ def scores(name: str, y: Any, p: Any, seconds: float) -> dict[str, Any]:
             "r_m²": rm2_score(y, p, squared=True), "AUPR": aupr_score(y, p), "seconds": round(seconds)}  # fmt: skip
 
 
-def ridge(drugs: Any, proteins: Any, train: Any, y: Any, test: Any, penalty: float) -> Any:
-    """Kernel ridge on pairs by conjugate gradients: a product with the pair kernel is two small matrix products."""
-    (i, j), (u, v) = train, test
-    mean = y.mean()
-
-    def product(coefficients: Any) -> Any:
-        grid = np.zeros((len(drugs), len(proteins)))
-        grid[i, j] = coefficients
-        return (drugs @ grid @ proteins)[i, j] + penalty * coefficients
-
-    a, _ = cg(LinearOperator((len(y), len(y)), matvec=product), y - mean, rtol=1e-6, maxiter=2000)
-    grid = np.zeros((len(drugs), len(proteins)))
-    grid[i, j] = a
-    return (drugs @ grid @ proteins)[u, v] + mean
-
-
 def ridge_row(problem: Any) -> dict[str, Any]:
     """Penalty by five-fold cross-validation on the training rows, then all of them."""
-    drug, protein = problem.X.leaves()
-    test_drug, test_protein = problem.X_test.leaves()
-    started, y = time.perf_counter(), problem.y
-    errors = []
-    for penalty in PENALTIES:
-        error = []
-        for held in problem.folds:
-            kept = np.setdiff1d(np.arange(len(y)), held)
-            train, test = (drug.index[kept], protein.index[kept]), (drug.index[held], protein.index[held])
-            error.append(np.mean((ridge(drug.gram, protein.gram, train, y[kept], test, penalty) - y[held]) ** 2))
-        errors.append(np.mean(error))
-    best = PENALTIES[int(np.argmin(errors))]
-    pairs, new = (drug.index, protein.index), (test_drug.index, test_protein.index)
-    p = ridge(drug.gram, protein.gram, pairs, y, new, best)
-    name = f"Kronecker kernel ridge, same kernels (penalty {best:g}, cross-validated)"
-    return scores(name, problem.y_test, p, time.perf_counter() - started)
+    (fold,) = folds_of_problem(problem, n_inner=len(problem.folds))
+    method, started = KroneckerRidge(settings=[{"penalty": penalty} for penalty in PENALTIES]), time.perf_counter()
+    best = chosen_setting(method, fold)
+    (prediction,) = method.predict(fold, [best], 0)
+    name = f"Kronecker kernel ridge, same kernels (penalty {best['penalty']:g}, cross-validated)"
+    return scores(name, problem.y_test, prediction.values, time.perf_counter() - started)
 
 
 def main() -> None:

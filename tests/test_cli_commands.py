@@ -33,7 +33,7 @@ def test_doctor_finds_what_is_broken(monkeypatch):
     assert 'pip install "kronsgd[plots]"' in result.stdout
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "inspect", "plan", "doctor"])
+@pytest.mark.parametrize("command", ["train", "predict", "evaluate", "compare", "inspect", "plan", "doctor"])
 def test_every_command_and_option_has_a_help_text(command):
     from typer.main import get_command
 
@@ -48,7 +48,7 @@ def test_version_and_bare_call():
     import kronsgd
 
     assert call("--version") == f"kronsgd {kronsgd.__version__}\n"
-    assert all(name in call() for name in ("train", "predict", "evaluate", "inspect", "doctor"))
+    assert all(name in call() for name in ("train", "predict", "rank", "evaluate", "compare", "inspect", "doctor"))
     assert "Did you mean 'train', 'rank'?" in mistake("trian")
     out = subprocess.run([sys.executable, "-m", "kronsgd", "--version"], capture_output=True, text=True, check=True)
     assert out.stdout == f"kronsgd {kronsgd.__version__}\n"

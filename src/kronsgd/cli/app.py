@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from kronsgd import __version__
+from kronsgd.cli.compare import compare
 from kronsgd.cli.doctor import doctor
 from kronsgd.cli.errors import ErrorGroup
 from kronsgd.cli.evaluate import evaluate
@@ -19,7 +20,7 @@ from kronsgd.cli.train import train
 __all__ = ["app"]
 
 app = typer.Typer(cls=ErrorGroup, add_completion=False, pretty_exceptions_enable=False, invoke_without_command=True)
-for command in (train, predict, rank, evaluate, plan, inspect, doctor):
+for command in (train, predict, rank, evaluate, compare, plan, inspect, doctor):
     app.command()(command)
 
 

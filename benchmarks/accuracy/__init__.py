@@ -1,0 +1,1 @@
+"""kronsgd beside what one would use instead, on the same folds."""
