@@ -16,6 +16,7 @@ from sklearn.exceptions import ConvergenceWarning
 from helpers.arrays import normal
 from helpers.estimators import ENGINES, EXACT, SMALL, assert_same_bits, labels, pairs
 from kronsgd import KronClassifier, KronRegressor, StopReason
+from kronsgd.datasets import make_kron_teacher
 from kronsgd.training.interrupt import deferred_interrupt
 
 # Targets, seeds ------------------------------------------------------------------------------------------------------
@@ -229,3 +230,12 @@ def test_warm_start_takes_a_new_step_and_refuses_another_network():
     np.testing.assert_allclose(model.hidden_weights(), before, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match=r"threshold=3\.0 differs"):
         model.set_params(threshold=3.0).fit(features, y)
+
+
+@pytest.mark.parametrize(("scale", "seed"), [(0.1, 0), (0.03, 2)])
+def test_an_automatic_step_that_throws_features_off_is_halved(scale, seed):
+    """The loss grows far above that of answering 0 and comes down again; what was learned until then is lost."""
+    X, y, _ = make_kron_teacher(300, (4, 4), n_neurons=2, noise=0.1, random_state=0, n_entities=200)
+    model = KronRegressor(64, output_scale=scale, random_state=seed).fit(X[:100], y[:100])
+    assert max(model.loss_curve_) < 0.5
+    assert model.score(X[100:], y[100:]) > 0.8

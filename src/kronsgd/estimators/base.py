@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -50,6 +50,7 @@ Array = NDArray[Any]
 Rows = NDArray[np.int64]
 logger = logging.getLogger("kronsgd")
 RETRIES = 5  # times that learning_rate_init="auto" halves its step after a divergence
+WORST = 4.0  # mean loss of an epoch, in multiples of that of answering 0, from which it does: the features are thrown off
 
 
 class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -316,6 +317,8 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         tries = RETRIES if self.learning_rate_init == "auto" else 0
         for attempt in range(tries + 1):
             settings = self._settings(numbers, targets, self.max_iter_)
+            if attempt < tries:
+                settings = replace(settings, worst=WORST)
             try:
                 self._record(self._run(numbers, targets, weights, settings, validation, first_epoch))
                 return

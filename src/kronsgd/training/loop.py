@@ -51,6 +51,7 @@ class Settings:
     cells: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # (inner, outer) entity of each row: train on blocks
     groups: NDArray[np.int64] | None = None  # of each row: batches go from group to group
     stream: bool = False  # rows as they come, of which no epoch begins
+    worst: float = TOO_LARGE  # mean loss of an epoch, in multiples of that of answering 0, above which training has diverged
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def train(
             history.records.append(record)
             _show(bar, record)
             last = batches[-1]  # its loss is taken again: the step itself may have thrown it off
-            if max(record["loss"], loss_now(engine, state, loss, rows[last], targets[last], weights[last])) > limit:
+            now = loss_now(engine, state, loss, rows[last], targets[last], weights[last])
+            if max(record["loss"] * TOO_LARGE / settings.worst, now) > limit:
                 raise Diverged
             reason = StopReason.SILENT if sums[1] == 0 else stopper.after_epoch(engine, state, record)
             if reason is not None:
