@@ -110,15 +110,15 @@ class SentenceSpace:
         return out
 
     def replaced(self, first: ArrayLike, second: ArrayLike) -> tuple[Features, Features]:
-        """(s, d): sum and difference of u = [stems only in A, 1] and v = [stems only in B, 1], each of norm 1.
+        """(s, d) = ((u + v) / √2, (u − v) / √2), with u the stems only in A beside a constant, v those only in B, norms 1.
 
         s ** 2 + d ** 2 is a learnable table over replacements of one word by another: its inner products are
-        2 (⟨u, u'⟩ + ⟨v, v'⟩)² + 2 (⟨u, v'⟩ + ⟨v, u'⟩)², and d changes its sign when the two are swapped, d ** 2 does not.
+        ½ (⟨u, u'⟩ + ⟨v, v'⟩)² + ½ (⟨u, v'⟩ + ⟨v, u'⟩)². Swapping A and B changes the sign of d, and d ** 2 does not notice.
         """
         a, b = (self.bag[np.asarray(side)] for side in (first, second))
         common = a * b
         u, v = (_with_constant((side - common) @ sp.diags_array(np.sqrt(self.weights))) for side in (a, b))
-        return Sparse(u + v), Sparse(u - v, normalize=False)
+        return Sparse((u + v) / np.sqrt(2), normalize=False), Sparse((u - v) / np.sqrt(2), normalize=False)
 
     def overlap(self, first: ArrayLike, second: ArrayLike) -> Array:
         """Numbers that say how much two sentences share (see `overlap_of`), as columns. Shape: (pairs, features)."""
