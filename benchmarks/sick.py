@@ -108,6 +108,7 @@ def main() -> None:
     report("sick", "SICK, 4,927 test pairs, nothing but the 5,000 training pairs", out,
            f"Pearson of kronsgd's seeds: standard deviation {spread:.4f}. Entailment, accuracy: kronsgd "
            f"{np.mean(accuracy):.4f} (mean of {SEEDS} seeds), support vectors on the same product {support:.4f}. "
-           f"The features take {features} s. Published Pearson: tf-idf cosine 0.479, averaged embeddings 0.621, recursive network with transfer 0.799, the "
+           f"The features take {features} s. "
+           f"Published Pearson: tf-idf cosine 0.479, averaged embeddings 0.621, recursive network with transfer 0.799, the "
            f"challenge's winner with hand-made features and lexicons 0.841."
            )  # fmt: skip

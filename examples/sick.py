@@ -35,11 +35,11 @@ def expression(space: SentenceSpace, first: Any, second: Any, train: Any) -> tup
     """(rows as a function of pair numbers, the same features as plain columns for other models)."""
     overlap = space.overlap(first, second)
     overlap = np.clip(StandardScaler().fit(overlap[train]).transform(overlap), -4, 4)
-    s, d = space.replaced(first, second)
-    columns = np.hstack([overlap, s.dense()[:, : len(space.vocabulary)]])  # stems that are in one of the two only
+    d = space.replaced(first, second)
+    columns = np.hstack([overlap, np.abs(d.dense())])  # which sentence a word is missing in must not matter here either
 
     def rows(pairs: Any) -> ks.Features:
-        return ks.RBF(overlap[pairs], gamma=GAMMA / overlap.shape[1]) * (1 + s[pairs] ** 2 + d[pairs] ** 2)
+        return ks.RBF(overlap[pairs], gamma=GAMMA / overlap.shape[1]) * (1 + d[pairs] ** 2)
 
     return rows, columns
 

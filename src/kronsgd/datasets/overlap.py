@@ -59,12 +59,12 @@ def _tables(space: SentenceSpace) -> Iterator[Any]:
     for dimensions in LATENT:
         size = min(dimensions, min(len(space.known), tfidf.shape[1]) - 1)
         yield TruncatedSVD(size, random_state=0).fit(tfidf[space.known]).transform(tfidf)
-    yield tfidf @ space.vectors()
+    yield tfidf @ space.vectors
 
 
 def _word_similarities(space: SentenceSpace) -> list[Array]:
     """Cosines between stems: of word vectors, of letters, and the larger of the two. Shape: (vocabulary, vocabulary) each."""
-    vectors = space.vectors()
+    vectors = space.vectors
     meaning = np.clip(vectors @ vectors.T, 0, 1)
     np.fill_diagonal(meaning, 1)
     letters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4)).fit_transform(space.vocabulary)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.sparse.linalg import svds
 
 from kronsgd.datasets.overlap import overlap_of
-from kronsgd.features import Features, Sparse
+from kronsgd.features import Sparse
 from kronsgd.validation import as_index, check_integer
 
 __all__ = ["SentenceSpace", "stem", "word_vectors", "words"]
@@ -102,6 +103,7 @@ class SentenceSpace:
         n = len(self.known)
         self.weights = np.log((n + 1) / (self.bag[self.known].sum(axis=0) + 1))  # inverse document frequencies
 
+    @cached_property
     def vectors(self) -> Array:
         """Word vectors of the vocabulary, zero for stems that no known sentence has. Shape: (vocabulary, dimensions)."""
         seen, found = word_vectors([self.stems[i] for i in self.known])
@@ -109,25 +111,17 @@ class SentenceSpace:
         out[np.searchsorted(self.vocabulary, seen)] = found
         return out
 
-    def replaced(self, first: ArrayLike, second: ArrayLike) -> tuple[Features, Features]:
-        """(s, d) = ((u + v) / √2, (u − v) / √2), with u the stems only in A beside a constant, v those only in B, norms 1.
+    def replaced(self, first: ArrayLike, second: ArrayLike) -> Sparse:
+        """d = u − v, scaled to norm 1: u the stems only in A, v those only in B, times the roots of their weights.
 
-        s ** 2 + d ** 2 is a learnable table over replacements of one word by another: its inner products are
-        ½ (⟨u, u'⟩ + ⟨v, v'⟩)² + ½ (⟨u, v'⟩ + ⟨v, u'⟩)². Swapping A and B changes the sign of d, and d ** 2 does not notice.
+        d ** 2 holds a learnable entry for every two words that were exchanged, and does not notice which sentence is A:
+        ⟨d, d'⟩² = (⟨u, u'⟩ + ⟨v, v'⟩ − ⟨u, v'⟩ − ⟨v, u'⟩)². Pairs with the same stems have a row of zeros.
         """
         a, b = (self.bag[np.asarray(side)] for side in (first, second))
-        common = a * b
-        u, v = (_with_constant((side - common) @ sp.diags_array(np.sqrt(self.weights))) for side in (a, b))
-        return Sparse((u + v) / np.sqrt(2), normalize=False), Sparse((u - v) / np.sqrt(2), normalize=False)
+        difference = sp.csr_array((a - b) @ sp.diags_array(np.sqrt(self.weights)))
+        difference.eliminate_zeros()
+        return Sparse(difference)
 
     def overlap(self, first: ArrayLike, second: ArrayLike) -> Array:
         """Numbers that say how much two sentences share (see `overlap_of`), as columns. Shape: (pairs, features)."""
         return overlap_of(self, np.asarray(first), np.asarray(second))
-
-
-def _with_constant(matrix: Any) -> Any:
-    """Rows scaled to norm 1, then a column of ones, then scaled to norm 1 again."""
-    norms = np.sqrt((matrix * matrix).sum(axis=1))
-    unit = sp.diags_array(1 / np.where(norms > 0, norms, 1)) @ matrix
-    whole = sp.hstack([unit, np.ones((matrix.shape[0], 1))])
-    return sp.csr_array(sp.diags_array(1 / np.where(norms > 0, np.sqrt(2), 1)) @ whole)
