@@ -23,8 +23,8 @@ import kronsgd as ks
 from benchmarks.common import data_folder, report
 from kronsgd.datasets import SentenceSpace, load_sick
 
-SEEDS = 5
-PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
+SEEDS = 2
+PENALTIES = (0.1, 0.3, 1.0, 3.0)
 
 
 class KernelRidge:
@@ -85,6 +85,7 @@ def main() -> None:
         penalty = chosen(make, table, y, fit, trial, square)
         p = make(penalty).fit(table if square else table[train], y[train]).predict(cross if square else table[test])
         out.append({"model": f"{name} (penalty {penalty:g})", **measures(y[test], p), "seconds": time.perf_counter() - started})
+        print(out[-1], flush=True)
 
     other("ridge, the features side by side", lambda c: Ridge(100 * c), square=False)
     other("kernel ridge, the same product", KernelRidge, square=True)
@@ -94,6 +95,7 @@ def main() -> None:
         started = time.perf_counter()
         predicted.append(ks.KronRegressor(**SETTINGS | {"random_state": seed}).fit(X, y[train]).predict(X_test))
         seconds.append(time.perf_counter() - started)
+        print("seed", seed, measures(y[test], predicted[-1]), flush=True)
         guessed.append(ks.KronClassifier(**SETTINGS | {"random_state": seed}).fit(X, labels[train]).predict_proba(X_test))
     each = [measures(y[test], p) for p in predicted]
     mean = {name: float(np.mean([row[name] for row in each])) for name in each[0]}
