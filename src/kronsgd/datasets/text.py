@@ -82,7 +82,7 @@ class SentenceSpace:
 
     Parameters: sentences: all distinct sentences; known: numbers of those to learn from (default: all): weights of words,
     word vectors, and latent spaces. A stem that no known sentence has keeps its own column, with the largest weight.
-    Every feature is symmetric: the pair (A, B) has the same row as (B, A). Cost: 5 seconds for 6,000 sentences.
+    Every feature is symmetric: the pair (A, B) has the same row as (B, A). Cost: a dozen seconds for 6,000 sentences.
     """
 
     def __init__(self, sentences: Sequence[str], known: ArrayLike | None = None) -> None:
