@@ -196,6 +196,11 @@ def test_sick_layout(sick):
     np.testing.assert_allclose(pairs.X.inner(), first.inner() * second.inner(), rtol=1e-6)
 
 
+def test_sick_warns_of_files_cut_between_lines(sick, caplog):
+    load_sick(sick)
+    assert "SICK_train.txt has 2 pairs, the published file 4,500; download it again" in caplog.text
+
+
 def test_sick_problems(sick):
     pairs = load_sick(sick)
     problem = pairs.problem()

@@ -43,3 +43,23 @@ def test_a_wrong_folder_is_one_line(name, tmp_path):
     ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 1
     assert re.fullmatch(r"error: nowhere is not a folder; .*\.\n", ended.stderr)
+
+
+def run_without_data(tmp_path, *flags):
+    outside = {name: value for name, value in os.environ.items() if name != "KRONSGD_DATA"}
+    command = [sys.executable, str(FOLDER / "sick.py"), *flags]
+    return subprocess.run(command, cwd=tmp_path, env=outside, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_sick_on_made_up_sentences(tmp_path):
+    result = run_without_data(tmp_path, "--quick")
+    assert result.returncode == 0, result.stderr
+    assert "sick is not there, so the sentences are made up." in result.stdout
+    pearson = {name: float(value) for name, value in re.findall(r"(ridge|SVR|kronsgd).*Pearson (\S+)", result.stdout)}
+    assert pearson["kronsgd"] > max(0.9, pearson["ridge"])
+
+
+def test_sick_says_what_is_missing(tmp_path):
+    result = run_without_data(tmp_path)
+    assert result.returncode != 0
+    assert result.stderr == "data/sick is not there: set KRONSGD_DATA to the folder that holds sick/, or try --quick.\n"

@@ -28,6 +28,7 @@ DAVIS_KD = "drug-target_interaction_affinities_Kd__Davis_et_al.2011v1.txt"
 DAVIS_DRUGS = "drug-drug_similarities_2D.txt"
 DAVIS_PROTEINS = "target-target_similarities_WS.txt"
 SICK_FILES = {"train": "SICK_train.txt", "trial": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
+SICK_PAIRS = {"train": 4500, "trial": 500, "test": 4927}  # in the published files
 SICK_HEADER = ["pair_ID", "sentence_A", "sentence_B", "relatedness_score", "entailment_judgment"]
 SICK_LABELS = ["CONTRADICTION", "ENTAILMENT", "NEUTRAL"]
 
@@ -240,6 +241,10 @@ def load_sick(folder: PathOrStr) -> SentencePairs:
 
     folder = _folder(folder, "the SICK files, such as SICK_train.txt")
     by_part = {part: _sick_rows(folder / name) for part, name in SICK_FILES.items()}
+    for part, part_rows in by_part.items():
+        if len(part_rows) != SICK_PAIRS[part]:  # a file that was cut between two lines looks whole
+            what = f"{len(part_rows):,} pairs, the published file {SICK_PAIRS[part]:,}"
+            logger.warning("%s has %s; download it again unless you meant a part of the set.", folder / SICK_FILES[part], what)
     rows = [row for part in by_part.values() for row in part]
     numbers: dict[str, int] = {}
     pairs = np.array([[numbers.setdefault(text, len(numbers)) for text in row[:2]] for row in rows], dtype=np.int64)
