@@ -78,13 +78,11 @@ def test_davis_fingerprints_and_expression(davis):
 
 def test_davis_added_similarities(davis):
     write(davis / "proteins.txt", '{"AB": "MK", "ABC": "MK", "X": "ML"}')  # pairs of letters: ^A AB B$; ^A AB BC C$; ^X X$
-    problem = load_davis(
-        davis, drug_power=1, protein_power=1, fingerprints=0.5, names=2, drug_own=0.1, protein_own=0.25
-    )
+    problem = load_davis(davis, drug_power=1, protein_power=1, fingerprints=0.5, names=2)
     drug, protein = (leaf.with_index(None).inner() for leaf in problem.X.leaves())
-    np.testing.assert_allclose(drug[0], [1, (0.5 + 0.5 * 0.25) / (1 + 0.5 + 0.1)])  # two shared bits of eight
-    np.testing.assert_allclose(protein[0], [1, (0.05 + 2 * 2 / 5) / (1 + 2 + 0.25), (20 / 600) / 3.25])
-    with pytest.raises(ValueError, match="leave them out"):
+    np.testing.assert_allclose(drug[0], [1, (0.5 + 0.5 * 0.25) / (1 + 0.5)])  # two shared bits of eight
+    np.testing.assert_allclose(protein[0], [1, (0.05 + 2 * 2 / 5) / (1 + 2), (20 / 600) / 3])
+    with pytest.raises(ValueError, match="leave it out"):
         load_davis(davis, drugs="morgan", fingerprints=1)
     with pytest.raises(ValueError, match="names=-1.0 is out of range"):
         load_davis(davis, names=-1)

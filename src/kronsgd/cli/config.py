@@ -25,7 +25,7 @@ DATASETS: dict[str, list[str]] = {
 }  # fmt: skip
 LOADER_OPTIONS: dict[str, list[str]] = {
     "digits": ["center"], "mnist": ["n_train", "center"], "sick": ["target"],
-    "davis": ["drug_power", "protein_power", "drugs", "fingerprints", "names", "drug_own", "protein_own", "split"],
+    "davis": ["drug_power", "protein_power", "drugs", "fingerprints", "names", "split"],
 }  # fmt: skip
 KIND_OPTIONS: dict[str, list[str]] = {
     "dense": ["normalize", "center", "scale"], "sparse": ["normalize"], "onehot": ["n_categories"],
@@ -50,8 +50,6 @@ class DataSection(Section):
     drugs: Literal["similarity", "morgan"] | None = None
     fingerprints: float | None = None
     names: float | None = None
-    drug_own: float | None = None
-    protein_own: float | None = None
     split: Literal["setting1", "drugs", "proteins", "both"] | None = None
     n_train: int | None = None
     center: bool | None = None

@@ -38,8 +38,6 @@ def load_davis(
     drugs: str = "similarity",
     fingerprints: float = 0.0,
     names: float = 0.0,
-    drug_own: float = 0.0,
-    protein_own: float = 0.0,
     split: str = "setting1",
     expression: Callable[[Features, Features], Features] | None = None,
 ) -> Problem:
@@ -51,9 +49,8 @@ def load_davis(
     a function of (drug rows, protein rows), by default their product.
 
     What is added to the similarities, times the weight given: fingerprints: the Tanimoto similarity of the drugs' Morgan
-    fingerprints; names: that of the letter pairs in the proteins' names, such as ABL1(T315I), because 63 of the 442
-    proteins are mutants or domains published with another's sequence, and because families share a prefix;
-    drug_own, protein_own: 1 between an entity and itself, for what is its own.
+    fingerprints; names: that of the letter pairs in the proteins' names, such as ABL1(T315I), because the 442 proteins
+    have only 379 sequences: mutants and domains are published with that of the wild type. Families share letters, too.
 
     split: "setting1": X has the pairs of the published training lists, list after list, each in the order of its file,
     `folds` the row numbers of each list, X_test the fixed test list. The others hold entities out, as RLScore's tutorial
@@ -68,9 +65,8 @@ def load_davis(
     folder = known_folder(folder, f"the Davis files, such as {KD}")
     pkd = _pkd(folder / KD)
     n_drugs, n_proteins = pkd.shape
-    drug_leaf = _drug_leaf(folder, n_drugs, drugs, drug_power, _weight("fingerprints", fingerprints), drug_own)
+    drug_leaf = _drug_leaf(folder, n_drugs, drugs, drug_power, _weight("fingerprints", fingerprints))
     protein = _smith_waterman(folder, n_proteins) ** _power("protein_power", protein_power)
-    protein += _weight("protein_own", protein_own) * np.eye(n_proteins)
     if _weight("names", names):
         protein += names * _name_similarity(folder, n_proteins)
     protein_leaf = Kernel(protein, psd="clip")
@@ -105,22 +101,20 @@ def _weight(name: str, value: float) -> float:
     return check_real(name, value, 0)
 
 
-def _drug_leaf(folder: Path, n_drugs: int, kind: str, power: float, fingerprints: float, own: float) -> Features:
+def _drug_leaf(folder: Path, n_drugs: int, kind: str, power: float, fingerprints: float) -> Features:
     """The drug leaf: a kernel table, or fingerprints alone."""
     check_choice("drugs", kind, ["similarity", "morgan"])
-    power, own = _power("drug_power", power), _weight("drug_own", own)
+    power = _power("drug_power", power)
     if kind == "similarity":
         kernel = read_matrix(folder / DRUGS, (n_drugs, n_drugs))
         if kernel.min() < 0:
             raise damaged(folder / DRUGS, f"holds a similarity of {kernel.min():g}, but none is below 0")
-        kernel = kernel**power + own * np.eye(n_drugs)
+        kernel = kernel**power
         if fingerprints:
             kernel += fingerprints * Tanimoto(_morgan_bits(folder, n_drugs)).inner()
         return Kernel(kernel, psd="clip")
-    if fingerprints or own:
-        raise ValueError(
-            f'fingerprints={fingerprints:g} and drug_own={own:g} are added to a table; with drugs="morgan" leave them out.'
-        )
+    if fingerprints:
+        raise ValueError(f'fingerprints={fingerprints:g} is added to a table; with drugs="morgan" leave it out.')
     if power != int(power):
         raise ValueError(
             f'drug_power={power:g} with drugs="morgan" is not allowed; give a whole number, or drugs="similarity".'
