@@ -12,14 +12,14 @@ from kronsgd.tuning import PairRidge, compare_features
 RNG = np.random.default_rng(0)
 N = 120
 A, B = Dense(RNG.normal(size=(9, 4))), Dense(RNG.normal(size=(11, 5)))
-I, J = RNG.integers(9, size=N), RNG.integers(11, size=N)  # some pairs are there twice
+ROW, COLUMN = RNG.integers(9, size=N), RNG.integers(11, size=N)  # some pairs are there twice
 Y = RNG.normal(size=N)
 FOLDS = [np.arange(0, 40), np.arange(40, 80), np.arange(80, 120)]
 
 
 @pytest.mark.parametrize("expression", [lambda a, b: a * b, lambda a, b: (1 + a) * (2 + b) ** 2, lambda a, b: (a + a * a) * b])
 def test_equals_dense_kernel_ridge(expression):
-    X = expression(A[I], B[J])
+    X = expression(A[ROW], B[COLUMN])
     gram = X.inner()
     norms = np.sqrt(np.diag(gram))
     gram = gram / norms[:, None] / norms
@@ -31,7 +31,7 @@ def test_equals_dense_kernel_ridge(expression):
 
 
 def test_score_is_the_mean_over_the_folds_at_the_best_penalty():
-    ridge = PairRidge(A[I] * B[J])
+    ridge = PairRidge(A[ROW] * B[COLUMN])
     errors = {}
     for penalty in (0.1, 1.0, 10.0):
         each = []
@@ -57,15 +57,14 @@ def test_finds_the_power_and_the_missing_part_of_a_teacher():
     y = truth.ravel() + 0.01 * rng.normal(size=truth.size)
     candidates = {"first": similarity, "cube": similarity**3, "cube and own": similarity**3 + own}
     order = rng.permutation(len(y))
-    found = compare_features(
-        {name: Kernel(gram, psd="clip")[i] * other[j] for name, gram in candidates.items()}, y, np.array_split(order, 4), (0.01, 0.1)
-    )
+    expressions = {name: Kernel(gram, psd="clip")[i] * other[j] for name, gram in candidates.items()}
+    found = compare_features(expressions, y, np.array_split(order, 4), (0.01, 0.1))
     assert list(found) == ["cube and own", "cube", "first"]
     assert found["cube and own"].error < 0.5 * found["first"].error
 
 
 def test_mistakes():
-    X = A[I] * B[J]
+    X = A[ROW] * B[COLUMN]
     with pytest.raises(ValueError, match="at least one feature expression"):
         compare_features({}, Y, FOLDS)
     with pytest.raises(ValueError, match="candidate 'x' has 120 rows but y has shape"):
@@ -80,4 +79,4 @@ def test_mistakes():
     with pytest.raises(ValueError, match="penalty=0"):
         compare_features({"x": X}, Y, FOLDS, (0,))
     with pytest.raises(ValueError, match="no grid of pairs"):
-        compare_features({"x": A[I] + B[J]}, Y, FOLDS)
+        compare_features({"x": A[ROW] + B[COLUMN]}, Y, FOLDS)
