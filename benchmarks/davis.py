@@ -31,7 +31,7 @@ from kronsgd.tuning import PairRidge, compare_features
 PENALTIES = (0.05, 0.1, 0.2)
 TOML = Path(__file__).with_name("davis.toml")
 KINDS = {"fingerprints": (0.5, 1.0, 2.0), "names": (0.1, 0.2, 0.4)}
-SEEDS = int(os.environ.get("SEEDS", "5"))
+SEEDS = int(os.environ.get("SEEDS", "3"))
 
 
 def scores(y: Any, p: Any) -> dict[str, float]:

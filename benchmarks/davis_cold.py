@@ -34,7 +34,8 @@ KERNELS: dict[str, dict[str, Any]] = {
 TARGETS = {"pKd": lambda y: y, "−√Kd": lambda y: -np.sqrt(10 ** (5 - y))}  # Kd in units of 10 μM; scores only rank
 PENALTIES = (0.1, 0.3, 1.0)
 SETTINGS: dict[str, Any] = {
-    "n_hidden": 512, "engine": "grid", "output_scale": 0.2, "learning_rate_init": 240_000, "max_iter": 40, "tol": 0
+    "n_hidden": 512, "engine": "grid", "output_scale": 0.2, "init_rank": 8, "learning_rate_init": 60_000, "max_iter": 40,
+    "tol": 0,
 }  # fmt: skip
 SEEDS = int(os.environ.get("SEEDS", "5"))
 
