@@ -14,12 +14,12 @@ from helpers.cli import SMALL, call, column, mistake, rows_of
 @pytest.fixture
 def davis(tmp_path):
     """Davis in small: 6 drugs, 5 proteins, two training lists and a test list."""
-    from kronsgd.datasets.published import DAVIS_DRUGS, DAVIS_KD, DAVIS_PROTEINS
+    from kronsgd.datasets.davis import DRUGS, KD, PROTEINS
 
     folder, rng = tmp_path / "davis", np.random.default_rng(1)
     (folder / "folds").mkdir(parents=True)
-    np.savetxt(folder / DAVIS_KD, 10 ** rng.uniform(0, 4, (6, 5)))
-    for name, n in ((DAVIS_DRUGS, 6), (DAVIS_PROTEINS, 5)):
+    np.savetxt(folder / KD, 10 ** rng.uniform(0, 4, (6, 5)))
+    for name, n in ((DRUGS, 6), (PROTEINS, 5)):
         a = rng.uniform(0, 1, (n, 8))
         np.savetxt(folder / name, a @ a.T)
     order = rng.permutation(30).tolist()

@@ -76,6 +76,56 @@ def test_davis_fingerprints_and_expression(davis):
         load_davis(davis, protein_power=0)
 
 
+def test_davis_added_similarities(davis):
+    write(davis / "proteins.txt", '{"AB": "MK", "ABC": "MK", "X": "ML"}')  # pairs of letters: ^A AB B$; ^A AB BC C$; ^X X$
+    problem = load_davis(davis, drug_power=1, protein_power=1, fingerprints=0.5, names=2)
+    drug, protein = (leaf.with_index(None).inner() for leaf in problem.X.leaves())
+    np.testing.assert_allclose(drug[0], [1, (0.5 + 0.5 * 0.25) / (1 + 0.5)])  # two shared bits of eight
+    np.testing.assert_allclose(protein[0], [1, (0.05 + 2 * 2 / 5) / (1 + 2), (20 / 600) / 3])
+    with pytest.raises(ValueError, match="leave it out"):
+        load_davis(davis, drugs="morgan", fingerprints=1)
+    with pytest.raises(ValueError, match=r"names=-1\.0 is out"):
+        load_davis(davis, names=-1)
+    for text in ('["AB"]', '{"AB": "MK"}'):
+        write(davis / "proteins.txt", text)
+        with pytest.raises(ValueError, match="3 proteins by name"):
+            load_davis(davis, names=1)
+
+
+@pytest.mark.parametrize(("split", "n_drugs", "n_proteins"), [("drugs", 40, 303), ("proteins", 42, 300), ("both", 40, 300)])
+def test_davis_split_by_entity(davis, split, n_drugs, n_proteins):
+    kd = np.random.default_rng(0).uniform(1, 1e4, (42, 303))
+    np.savetxt(davis / "drug-target_interaction_affinities_Kd__Davis_et_al.2011v1.txt", kd)
+    np.savetxt(davis / "drug-drug_similarities_2D.txt", np.eye(42))
+    np.savetxt(davis / "target-target_similarities_WS.txt", np.eye(303))
+    problem = load_davis(davis, split=split)
+    known = [leaf.index for leaf in problem.X.leaves()]
+    new = [leaf.index for leaf in problem.X_test.leaves()]
+    assert [len(np.unique(side)) for side in known] == [n_drugs, n_proteins]
+    assert len(problem.y) == n_drugs * n_proteins
+    np.testing.assert_allclose(problem.y_test, 9 - np.log10(kd)[new[0], new[1]])
+    state = np.random.RandomState(1)  # as the tutorial draws them
+    for side, (name, n, kept) in enumerate((("drugs", 42, 40), ("proteins", 303, 300))):
+        order = list(range(n))
+        if split in (name, "both"):
+            state.shuffle(order)
+            assert set(known[side]) == set(order[:kept])
+            assert set(new[side]) == set(order[kept:])
+        else:
+            assert set(new[side]) == set(known[side]) == set(order)
+    held_side = 1 if split == "proteins" else 0
+    np.testing.assert_array_equal(np.sort(np.concatenate(problem.folds)), np.arange(len(problem.y)))
+    for k, fold in enumerate(problem.folds):
+        assert not set(known[held_side][fold]) & set(known[held_side][problem.training_rows(k)])
+
+
+def test_davis_split_needs_enough_entities(davis):
+    with pytest.raises(ValueError, match="has 2 and 3; use split=\"setting1\""):
+        load_davis(davis, split="both")
+    with pytest.raises(ValueError, match="split='drug' is not known"):
+        load_davis(davis, split="drug")
+
+
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [

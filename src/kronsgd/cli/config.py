@@ -24,7 +24,8 @@ DATASETS: dict[str, list[str]] = {
     "digits": ["x"], "mnist": ["x"], "davis": ["drug", "protein"], "sick": ["first", "second"],
 }  # fmt: skip
 LOADER_OPTIONS: dict[str, list[str]] = {
-    "digits": ["center"], "mnist": ["n_train", "center"], "davis": ["drug_power", "protein_power", "drugs"], "sick": ["target"],
+    "digits": ["center"], "mnist": ["n_train", "center"], "sick": ["target"],
+    "davis": ["drug_power", "protein_power", "drugs", "fingerprints", "names", "split"],
 }  # fmt: skip
 KIND_OPTIONS: dict[str, list[str]] = {
     "dense": ["normalize", "center", "scale"], "sparse": ["normalize"], "onehot": ["n_categories"],
@@ -50,6 +51,9 @@ class DataSection(Section):
     drug_power: float | None = None
     protein_power: float | None = None
     drugs: Literal["similarity", "morgan"] | None = None
+    fingerprints: float | None = None
+    names: float | None = None
+    split: Literal["setting1", "drugs", "proteins", "both"] | None = None
     n_train: int | None = None
     center: bool | None = None
     target: Literal["relatedness", "entailment"] | None = None

@@ -41,8 +41,8 @@ LoaderOption = Annotated[
     data_option(
         "--option",
         metavar="NAME=VALUE",
-        help="Option of the published set: drug_power, protein_power, drugs (davis), n_train (mnist), "
-        "center (digits, mnist), target (sick).",
+        help="Option of the published set: drug_power, protein_power, drugs, fingerprints, names, split "
+        "(davis), n_train (mnist), center (digits, mnist), target (sick).",
     ),
 ]
 TableFile = Annotated[

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from kronsgd.validation import check_finite, did_you_mean
 
 __all__ = [
-    "UnknownNameError", "existing_file", "read_idx", "read_json", "read_matrix", "read_npy", "read_npz", "read_text",
+    "UnknownNameError", "existing_file", "known_folder", "read_idx", "read_json", "read_matrix", "read_npy", "read_npz",
+    "read_text",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -37,6 +38,14 @@ class UnknownNameError(KeyError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+def known_folder(path: PathOrStr, what: str) -> Path:
+    """`path` as the Path of a folder that should hold `what`; FileNotFoundError otherwise."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is not a folder; give the folder that holds {what}.")
+    return folder
 
 
 def existing_file(path: PathOrStr) -> Path:

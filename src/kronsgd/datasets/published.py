@@ -3,149 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kronsgd.datasets.files import damaged, read_idx, read_json, read_matrix, read_npz, read_text
+from kronsgd.datasets.files import PathOrStr, damaged, known_folder, read_idx, read_text
 from kronsgd.datasets.problem import Problem
-from kronsgd.features import Dense, Features, Kernel, Sparse, Tanimoto
-from kronsgd.validation import check_choice, check_integer, check_real
+from kronsgd.features import Dense, Features, Sparse
+from kronsgd.validation import check_choice, check_integer
 
-__all__ = ["SentencePairs", "load_davis", "load_digits", "load_mnist", "load_sick"]
+__all__ = ["SentencePairs", "load_digits", "load_mnist", "load_sick"]
 
 Array = NDArray[Any]
-PathOrStr = str | PathLike[str]
 logger = logging.getLogger(__name__)
 
-DAVIS_KD = "drug-target_interaction_affinities_Kd__Davis_et_al.2011v1.txt"
-DAVIS_DRUGS = "drug-drug_similarities_2D.txt"
-DAVIS_PROTEINS = "target-target_similarities_WS.txt"
 SICK_FILES = {"train": "SICK_train.txt", "trial": "SICK_trial.txt", "test": "SICK_test_annotated.txt"}
 SICK_PAIRS = {"train": 4500, "trial": 500, "test": 4927}  # in the published files
 SICK_HEADER = ["pair_ID", "sentence_A", "sentence_B", "relatedness_score", "entailment_judgment"]
 SICK_LABELS = ["CONTRADICTION", "ENTAILMENT", "NEUTRAL"]
-
-
-def _folder(path: PathOrStr, what: str) -> Path:
-    folder = Path(path)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} is not a folder; give the folder that holds {what}.")
-    return folder
-
-
-# Davis ---------------------------------------------------------------------------------------------------------------
-
-
-def load_davis(
-    folder: PathOrStr,
-    *,
-    drug_power: float = 2.0,
-    protein_power: float = 0.5,
-    drugs: str = "similarity",
-    expression: Callable[[Features, Features], Features] | None = None,
-) -> Problem:
-    """Kinase inhibitor binding: 68 drugs × 442 proteins, target pKd = −log10(Kd / 10⁹ nM), from 5.0 to 10.8.
-
-    Parameters: folder: the data/davis folder of github.com/hkmztrk/DeepDTA; drug_power, protein_power: exponents of the
-    similarities, entry by entry; drugs: "similarity" (the published 2D Tanimoto table) or "morgan" (a Tanimoto leaf on
-    the Morgan fingerprints in morgan2_2048.npz, raised to drug_power, which must then be a whole number); expression:
-    a function of (drug rows, protein rows), by default their product.
-
-    Rows of X: the pairs of the training lists of setting 1, list after list, each in the order of its file; `folds` are
-    the row numbers of each list. X_test: the fixed test list in its order. The protein kernel is the Smith-Waterman
-    score s_ij/√(s_ii s_jj). Raises FileNotFoundError or ValueError on missing or damaged files.
-    Source: Davis et al. 2011, Nature Biotechnology 29, 1046; the folds are those of Öztürk et al. 2018 (DeepDTA).
-    """
-    folder = _folder(folder, f"the Davis files, such as {DAVIS_KD}")
-    pkd = _davis_pkd(folder / DAVIS_KD)
-    n_drugs, n_proteins = pkd.shape
-    drug_leaf = _davis_drugs(folder, n_drugs, drugs, drug_power)
-    proteins = Kernel(_smith_waterman(folder, n_proteins) ** _power("protein_power", protein_power), psd="clip")
-    train, test = _davis_folds(folder / "folds", pkd.size)
-    pkd = pkd.ravel()
-
-    def rows(pairs: NDArray[np.int64]) -> Features:
-        mine, its = drug_leaf[pairs // n_proteins], proteins[pairs % n_proteins]
-        return mine * its if expression is None else expression(mine, its)
-
-    union = np.concatenate(train)
-    bounds = np.cumsum([0, *map(len, train)])
-    folds = [np.arange(a, b) for a, b in pairwise(bounds)]
-    problem = Problem(rows(union), pkd[union], rows(test), pkd[test], folds, "davis")
-    logger.info("read %r from %s", problem, folder)
-    return problem
-
-
-def _davis_pkd(path: Path) -> Array:
-    """−log10 of the dissociation constants in mol/l. Shape: (drugs, proteins)."""
-    kd = read_matrix(path)
-    if kd.min() <= 0:
-        raise damaged(path, f"holds a Kd of {kd.min():g} nM, but every Kd is above 0")
-    return np.asarray(-np.log10(kd / 1e9))
-
-
-def _power(name: str, value: float) -> float:
-    return check_real(name, value, 0, open_low=True)
-
-
-def _davis_drugs(folder: Path, n_drugs: int, kind: str, power: float) -> Features:
-    """The drug leaf: a kernel table, or fingerprints."""
-    check_choice("drugs", kind, ["similarity", "morgan"])
-    power = _power("drug_power", power)
-    if kind == "similarity":
-        similarity = read_matrix(folder / DAVIS_DRUGS, (n_drugs, n_drugs))
-        if similarity.min() < 0:
-            raise damaged(folder / DAVIS_DRUGS, f"holds a similarity of {similarity.min():g}, but none is below 0")
-        return Kernel(similarity**power, psd="clip")
-    if power != int(power):
-        raise ValueError(
-            f'drug_power={power:g} with drugs="morgan" is not allowed; give a whole number, or drugs="similarity".'
-        )
-    leaf = Tanimoto(_morgan_bits(folder, n_drugs))
-    return leaf if power == 1 else leaf ** int(power)
-
-
-def _morgan_bits(folder: Path, n_drugs: int) -> NDArray[np.uint8]:
-    """Morgan fingerprints in the order of the Kd table's rows. Shape: (n_drugs, 2048), 0 or 1."""
-    path = folder / "morgan2_2048.npz"
-    arrays = read_npz(path)
-    ids = list(read_json(folder / "ligands_can.txt"))  # this file's order is that of the Kd table
-    if not {"bits", "ids"} <= arrays.keys() or arrays["bits"].ndim != 2 or arrays["bits"].dtype != np.uint8:
-        raise damaged(path, "does not hold 'bits' (packed bytes, one row for each drug) and 'ids'")
-    if arrays["ids"].ravel().tolist() != ids or len(arrays["bits"]) != n_drugs:
-        raise damaged(path, f"does not list the {n_drugs} drugs in the order of ligands_can.txt")
-    return np.unpackbits(arrays["bits"], axis=1)
-
-
-def _smith_waterman(folder: Path, n_proteins: int) -> Array:
-    """Scores scaled to 1 between a protein and itself. Shape: (n_proteins, n_proteins)."""
-    score = read_matrix(folder / DAVIS_PROTEINS, (n_proteins, n_proteins))
-    if score.min() < 0 or np.diag(score).min() <= 0:
-        raise damaged(folder / DAVIS_PROTEINS, "holds a score below 0, or a protein whose score with itself is 0")
-    norms = np.sqrt(np.diag(score))
-    return np.asarray(score / norms[:, None] / norms)
-
-
-def _davis_folds(folder: Path, n_pairs: int) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
-    """(training lists, test list) of numbers of the row-major flattened Kd table; no pair is in two lists."""
-    train_path, test_path = folder / "train_fold_setting1.txt", folder / "test_fold_setting1.txt"
-    lists, test = read_json(train_path), read_json(test_path)
-    if not isinstance(lists, list) or not lists:
-        raise damaged(train_path, "does not hold lists of pair numbers")
-    for path, part in [*((train_path, part) for part in lists), (test_path, test)]:
-        if not isinstance(part, list) or not part or any(type(i) is not int or not 0 <= i < n_pairs for i in part):
-            raise damaged(path, f"does not hold lists of pair numbers from 0 to {n_pairs - 1}")
-    arrays = [np.array(part, dtype=np.int64) for part in [*lists, test]]
-    if np.bincount(np.concatenate(arrays)).max() > 1:
-        raise damaged(train_path, "shares a pair with the test list or between its own lists")
-    return arrays[:-1], arrays[-1]
 
 
 # Images --------------------------------------------------------------------------------------------------------------
@@ -160,7 +39,7 @@ def load_mnist(folder: PathOrStr, n_train: int | None = None, *, center: bool = 
     X is the leaf `Dense(pixels)` in float32; write expressions such as `problem.X ** 2`. Raises FileNotFoundError or
     ValueError on missing or damaged files. Source: LeCun et al. 1998.
     """
-    folder = _folder(folder, "the MNIST files, such as train-images-idx3-ubyte.gz")
+    folder = known_folder(folder, "the MNIST files, such as train-images-idx3-ubyte.gz")
     images, labels = _mnist_part(folder, "train")
     if n_train is not None:
         n_train = check_integer("n_train", n_train, 1, len(images))
@@ -239,7 +118,7 @@ def load_sick(folder: PathOrStr) -> SentencePairs:
     """
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    folder = _folder(folder, "the SICK files, such as SICK_train.txt")
+    folder = known_folder(folder, "the SICK files, such as SICK_train.txt")
     by_part = {part: _sick_rows(folder / name) for part, name in SICK_FILES.items()}
     for part, part_rows in by_part.items():
         if len(part_rows) != SICK_PAIRS[part]:  # a file that was cut between two lines looks whole
