@@ -78,6 +78,10 @@ def tensor_sketch(alpha: float) -> Any:
     return make_pipeline(PolynomialCountSketch(degree=2, n_components=4096, random_state=0), RidgeClassifier(alpha))
 
 
+def quadratic_svm(**setting: Any) -> Any:
+    return SVC(kernel="poly", degree=2, coef0=1, **setting)
+
+
 def nystroem(alpha: float) -> Any:
     sample = Nystroem(kernel="poly", degree=2, gamma=1.0, coef0=0.0, n_components=2000, random_state=0)
     return make_pipeline(sample, RidgeClassifier(alpha))
@@ -94,7 +98,7 @@ METHODS = (
     Method("Nyström 2,000 of (x·x')² + ridge", "unit pixels", sklearn(nystroem), ALPHAS, True),
     Method("TensorSketch 4,096 of (x·x')² + ridge", "unit pixels", sklearn(tensor_sketch), ALPHAS, False),
     Method("SVC, RBF", "pixels", sklearn(SVC), COSTS, False),
-    Method("SVC, polynomial of degree 2", "pixels", sklearn(lambda **s: SVC(kernel="poly", degree=2, coef0=1, **s)), COSTS, False),
+    Method("SVC, polynomial of degree 2", "pixels", sklearn(quadratic_svm), COSTS, False),
     Method("MLPClassifier(1024)", "pixels", sklearn(mlp), ({"alpha": 1e-4}, {"alpha": 1e-2}), True),
     Method("ridge", "patches as an array", sklearn(RidgeClassifier), ALPHAS, True),
     Method("exact (x·x')² ridge", "patches as an array", sklearn(ProductRidge), ALPHAS, False),
@@ -164,6 +168,9 @@ def main() -> None:
     if os.environ.get("ROWS") != "small":
         data, seconds = representations(pixels, new)
         rows += [row(m, s, data, problem.y, problem.y_test, seconds) for m, s in zip(METHODS, settings, strict=True) if m.large]
-    report("mnist", "MNIST: what the structure of a row is worth", rows,
-           "Patches: ks.Patches(images, " + ", ".join(f"{k}={v}" for k, v in PATCHES.items()) + ", whiten=0.75), learned from the training "
-           "images without labels. Settings chosen on 2,000 of the first 10,000 training rows, two for each method.")  # fmt: skip
+    options = ", ".join(f"{name}={value}" for name, value in PATCHES.items())
+    note = (
+        f"Patches: ks.Patches(images, {options}, whiten=0.75), learned from the training images without labels. Settings: "
+        "of at most two, the better on 2,000 of the first 10,000 training rows."
+    )
+    report("mnist", "MNIST: what the structure of a row is worth", rows, note)

@@ -141,6 +141,18 @@ def test_images_without_contrast_are_zero():
     np.testing.assert_allclose(leaf.squared_norms()[:3], 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_whitening_divides_each_component_by_its_deviation_to_a_power(power):
+    """Before rows are scaled to norm 1; against principal components that were not whitened."""
+    make = lambda whiten: ks.Patches(images(40), 3, n_filters=6, n_places=4, n_components=3, whiten=whiten)  # noqa: E731
+    plain, white = make(0.0), make(power)
+    bags = plain._bags(images(40)[..., None]) - plain.mean
+    std = (bags @ plain.components.T).std(axis=0)
+    expected = (bags @ plain.components.T) * (std[0] / std) ** power
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(white.dense(), expected, atol=1e-4)
+
+
 # Categories and low rank ---------------------------------------------------------------------------------------------
 
 

@@ -35,9 +35,9 @@ class Patches(Derived):
     stride: pixels from patch to patch; beta > 0: larger tells patches apart more sharply; blur > 0: in strides; center:
     subtract the mean bag, which keeps fewer neurons firing; n_components: centre, and keep so many principal components of
     the bags (None: all n_filters · n_places coordinates); whiten: from 0 to 1, divide each component by its standard deviation
-    to this power (0.5 to 0.75 suits digits: training gets faster and more accurate); seed: of the drawn patches. Everything is
-    learned from `images` alone, without labels, and `like` uses it as it is. An image without contrast is the zero vector before
-    it is centred.
+    to this power (0.5 to 0.75 suits digits: training gets faster and more accurate); seed: of the drawn patches. Everything
+    is learned from `images` alone, without labels, and `like` uses it as it is. An image without contrast is the zero vector
+    before it is centred.
     Cost for each image: P·n_filters·(patch + n_places) multiply-adds for P patches, then n_filters²·n_places.
     """
 
