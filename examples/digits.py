@@ -56,10 +56,11 @@ def draw(path: Path, images: Any, y: Any, answers: Any) -> None:
     from matplotlib.figure import Figure
 
     missed = np.flatnonzero(y != answers)[:24]
-    figure = Figure(figsize=(8, 4), dpi=130, layout="constrained")
+    n_rows = max(1, -(-len(missed) // 8))
+    figure = Figure(figsize=(8, 1.3 * n_rows), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     for cell, i in enumerate(missed):
-        axes = figure.add_subplot(3, 8, cell + 1)
+        axes = figure.add_subplot(n_rows, 8, cell + 1)
         axes.imshow(images[i], cmap="gray_r")
         axes.set_title(f"{y[i]}, not {answers[i]}", fontsize=8)
         axes.axis("off")
