@@ -32,7 +32,7 @@ PATCHES: dict[str, Any] = {"size": 5, "n_filters": 128, "n_places": 16, "beta": 
 Rows = Any  # a feature expression or an array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Method:
     """Fits rows and labels with a setting and gives the model; from which features; whether it goes up to 60,000 rows."""
 
@@ -163,11 +163,13 @@ def main() -> None:
     pixels, new = (x.coordinates(x) for x in (problem.X, problem.X_test))
     pixels, new = (x / x.max(axis=1, keepdims=True) for x in (pixels, new))  # back from norm 1 to 0 … 1
     data, seconds = representations(pixels[:SMALL], new)
-    settings = [chosen(method, data[method.features][0], problem.y[:SMALL]) for method in METHODS]
-    rows = [row(m, s, data, problem.y[:SMALL], problem.y_test, seconds) for m, s in zip(METHODS, settings, strict=True)]
+    small, settings, rows = problem.y[:SMALL], {}, []
+    for method in METHODS:
+        settings[method] = chosen(method, data[method.features][0], small)
+        rows.append(row(method, settings[method], data, small, problem.y_test, seconds))
     if os.environ.get("ROWS") != "small":
         data, seconds = representations(pixels, new)
-        rows += [row(m, s, data, problem.y, problem.y_test, seconds) for m, s in zip(METHODS, settings, strict=True) if m.large]
+        rows += [row(m, settings[m], data, problem.y, problem.y_test, seconds) for m in METHODS if m.large]
     options = ", ".join(f"{name}={value}" for name, value in PATCHES.items())
     note = (
         f"Patches: ks.Patches(images, {options}, whiten=0.75), learned from the training images without labels. Settings: "

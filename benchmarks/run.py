@@ -17,7 +17,7 @@ from benchmarks.common import RESULTS, table
 
 ALL = [
     "exactness", "limits", "reference", "dimensions", "density", "exponents", "pairs", "stream", "planner", "baselines",
-    "startup", "digits", "defaults", "davis", "davis_speed", "tree_exact", "tree_pruning", "tree_speed", "tree_growth",
+    "startup", "digits", "mnist", "defaults", "davis", "davis_speed", "tree_exact", "tree_pruning", "tree_speed", "tree_growth",
     "paper.firing", "paper.operations", "paper.stored_tree", "paper.eager", "paper.accuracy", "paper.movement", "paper.width",
 ]  # fmt: skip
 OPTIONAL = ("torch",)
