@@ -35,13 +35,14 @@ MADE = {
     "Patches": lambda: ks.Patches(images(), 3, n_filters=6, n_places=4),
     "Patches less their mean": lambda: ks.Patches(images(), 3, 2, n_filters=6, n_places=4, center=True),
     "Patches with components": lambda: ks.Patches(images(channels=2), 3, 2, n_filters=6, n_components=3),
+    "Patches whitened": lambda: ks.Patches(images(), 3, n_filters=6, n_places=4, n_components=3, whiten=0.75),
     "Categories": lambda: ks.Categories([["a", 1], ["b", 2], ["a", None], ["c", 1]]),
     "LowRank": lambda: ks.LowRank(normal(6, 3), normal(3, 20, seed=1)),
     "LowRank of few columns": lambda: ks.LowRank(normal(6, 5), normal(5, 2, seed=1)),
 }
 MORE = {
     "k-mers": ["KVLKVL", "PPPP"], "k-mers of several lengths": ["KVLKVL", "A"], "words with idf": ["the cat", "unheard of"],
-    "Patches": images(3, seed=1), "Patches less their mean": images(3, seed=1),
+    "Patches": images(3, seed=1), "Patches less their mean": images(3, seed=1), "Patches whitened": images(3, seed=1),
     "Patches with components": images(3, channels=2, seed=1), "Categories": [["c", 2], ["z", 1], ["z", 9]],
     "LowRank": normal(4, 3, seed=2), "LowRank of few columns": normal(4, 5, seed=2),
 }  # fmt: skip
@@ -140,6 +141,18 @@ def test_images_without_contrast_are_zero():
     np.testing.assert_allclose(leaf.squared_norms()[:3], 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_whitening_divides_each_component_by_its_deviation_to_a_power(power):
+    """Before rows are scaled to norm 1; against principal components that were not whitened."""
+    make = lambda whiten: ks.Patches(images(40), 3, n_filters=6, n_places=4, n_components=3, whiten=whiten)  # noqa: E731
+    plain, white = make(0.0), make(power)
+    bags = plain._bags(images(40)[..., None]) - plain.mean
+    std = (bags @ plain.components.T).std(axis=0)
+    expected = (bags @ plain.components.T) * (std[0] / std) ** power
+    expected /= np.linalg.norm(expected, axis=1, keepdims=True)
+    np.testing.assert_allclose(white.dense(), expected, atol=1e-4)
+
+
 # Categories and low rank ---------------------------------------------------------------------------------------------
 
 
@@ -220,6 +233,7 @@ REFUSED = {
     "a patch larger than the image": (lambda: ks.Patches(flat, 9), ValueError, "size=9 is larger than images of 8 × 9 pixels"),
     "a stride of 0": (lambda: ks.Patches(flat, 3, 0), ValueError, "stride=0 is out of range"),
     "too many components": (lambda: ks.Patches(flat, 3, n_components=3), ValueError, "n_components=3 .* at most 2"),
+    "whitening without components": (lambda: ks.Patches(flat, 3, whiten=0.5), ValueError, "whiten=0.5 .* give n_components"),
     "images that are all flat": (lambda: ks.Patches(np.ones((2, 5, 5)), 3), ValueError, "no patch .* has any contrast"),
     "images of another size": (lambda: ks.Patches(flat, 3).like(flat[:, :5]), ValueError, r"\(5, 9, 1\), known .* \(8, 9, 1\)"),
     "categories without columns": (lambda: ks.Categories(["a", "b"]), ValueError, "a column for each variable"),

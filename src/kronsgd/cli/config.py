@@ -31,7 +31,7 @@ KIND_OPTIONS: dict[str, list[str]] = {
     "dense": ["normalize", "center", "scale"], "sparse": ["normalize"], "onehot": ["n_categories"],
     "kernel": ["normalize", "psd"], "rbf": ["gamma"], "tanimoto": [], "categories": [],
     "spectrum": ["k", "analyzer", "lowercase", "binary", "sublinear", "idf", "min_df", "max_pieces"],
-    "patches": ["size", "stride", "n_filters", "n_places", "beta", "blur", "center", "n_components", "seed"],
+    "patches": ["size", "stride", "n_filters", "n_places", "beta", "blur", "center", "n_components", "whiten", "seed"],
     "bag": ["normalize"],
 }  # fmt: skip
 
@@ -96,6 +96,7 @@ class TableSection(Section):
     beta: float | None = None
     blur: float | None = None
     n_components: int | None = None
+    whiten: float | None = None
     seed: int | None = None
 
     def options(self) -> dict[str, Any]:

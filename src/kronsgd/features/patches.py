@@ -19,6 +19,7 @@ from kronsgd.validation import check_array, check_finite, check_integer, check_r
 __all__ = ["Patches"]
 
 CHUNK = 1 << 22  # numbers of one array while images are mapped
+LEAST_VARIANCE = 1e-6  # of the first component; what is smaller is rounding and must not be blown up
 FLAT = 1e-3  # contrast of a patch, relative to the largest of the images it was learned from, below which it is only noise
 
 
@@ -33,14 +34,16 @@ class Patches(Derived):
     Parameters: images (entities, height, width) or (entities, height, width, channels); size: rows and columns of a patch;
     stride: pixels from patch to patch; beta > 0: larger tells patches apart more sharply; blur > 0: in strides; center:
     subtract the mean bag, which keeps fewer neurons firing; n_components: centre, and keep so many principal components of
-    the bags (None: all n_filters · n_places coordinates); seed: of the drawn patches. Everything is learned from `images`
-    alone, without labels, and `like` uses it as it is. An image without contrast is the zero vector before it is centred.
+    the bags (None: all n_filters · n_places coordinates); whiten: from 0 to 1, divide each component by its standard deviation
+    to this power (0.5 to 0.75 suits digits: training gets faster and more accurate); seed: of the drawn patches. Everything
+    is learned from `images` alone, without labels, and `like` uses it as it is. An image without contrast is the zero vector
+    before it is centred.
     Cost for each image: P·n_filters·(patch + n_places) multiply-adds for P patches, then n_filters²·n_places.
     """
 
     def __init__(
         self, images: ArrayLike, size: int = 5, stride: int = 1, *, n_filters: int = 64, n_places: int = 16, beta: float = 3.0,
-        blur: float = 3.0, center: bool = False, n_components: int | None = None, seed: int = 0,
+        blur: float = 3.0, center: bool = False, n_components: int | None = None, whiten: float = 0.0, seed: int = 0,
     ) -> None:  # fmt: skip
         array = _checked_images("images", images)
         self.shape_in = array.shape[1:]
@@ -54,12 +57,14 @@ class Patches(Derived):
         self.places = _places(self._windows(array[:1]).shape[1:3], blur, n_places)
         self.mean: Array | None = None
         self.components: Array | None = None
+        if check_real("whiten", whiten, 0, 1) and n_components is None:
+            raise ValueError(f"whiten={whiten:g} takes principal components; give n_components, such as 256, or whiten=0.")
         with threads():
             bags = self._bags(array)
             if center:
                 self.mean = bags.mean(axis=0, dtype=np.float64).astype(np.float32)
             if n_components is not None:
-                self._learn_components(bags, n_components, int(rng.integers(2**31)))
+                self._learn_components(bags, n_components, whiten, int(rng.integers(2**31)))
             self.table = self._reduced(bags)
 
     def like(self, images: ArrayLike) -> Patches:
@@ -88,11 +93,14 @@ class Patches(Derived):
         kept = values > 1e-6 * values[-1]
         self.root: Array = (vectors[:, kept] / np.sqrt(values[kept]) @ vectors[:, kept].T).astype(np.float32)
 
-    def _learn_components(self, bags: Array, n_components: int, seed: int) -> None:
+    def _learn_components(self, bags: Array, n_components: int, whiten: float, seed: int) -> None:
         most = min(bags.shape)
         check_integer("n_components", n_components, 1, most)
         solver = PCA(n_components, svd_solver="randomized" if 5 * n_components < most else "full", random_state=seed).fit(bags)
-        self.mean, self.components = solver.mean_.astype(np.float32), solver.components_.astype(np.float32)
+        variance = solver.explained_variance_ / max(float(solver.explained_variance_[0]), np.finfo(np.float32).tiny)
+        variance = np.maximum(variance, LEAST_VARIANCE)
+        self.mean = solver.mean_.astype(np.float32)
+        self.components = np.asarray(solver.components_ * variance[:, None] ** (-whiten / 2), dtype=np.float32)
 
     # Images to bags ----------------------------------------------------------------------------------------------------
 
