@@ -82,4 +82,7 @@ def draw_curves(axes: Any, sizes: Sequence[int], curves: Mapping[str, Sequence[f
     axes.set(xscale="log", yscale="log", title=title, xlabel="training rows", ylabel="squared error / variance, new rows")
     axes.set_xticks(sizes, [f"{n:,}" for n in sizes])
     axes.minorticks_off()
+    low, high = axes.get_ylim()
+    if not any(low <= 10.0**power <= high for power in range(-12, 13)):  # less than a decade: no power of ten to label
+        axes.set_yticks(errors_at := [low, (low * high) ** 0.5, high], [f"{error:.2g}" for error in errors_at])
     axes.legend(frameon=False, fontsize=9)

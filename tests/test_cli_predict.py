@@ -9,6 +9,7 @@ import pytest
 
 from helpers.cli import FILES, SMALL, call, column, mistake, rows_of, write_pairs
 from kronsgd import Dense, KronRegressor
+from kronsgd.cli.flags import split_flag
 from kronsgd.metrics import aupr_score, concordance_index, per_entity, precision_at_k
 
 
@@ -162,3 +163,24 @@ def test_damaged_runs(own, run):
     assert "drug.npz" in mistake("evaluate", run, "--pairs", folder / "test.csv")
     (run / "tables.json").write_text('{"version": 3}')
     assert "tables.json is damaged" in mistake("evaluate", run, "--pairs", folder / "test.csv")
+
+
+def test_ids_of_categories_are_found_by_the_name_of_the_pairs_column_or_the_runs_own(tmp_path):
+    rows = "".join(f"S{k},{'rb'[k % 2]},{'nse'[k % 3]}\n" for k in range(8))
+    pairs = "shop,y\n" + "".join(f"S{k % 8},{k % 8}\n" for k in range(24))
+    (tmp_path / "pairs.csv").write_text(pairs)
+    for header, kind in (("shop,colour,region", "categories"), ("key,colour,region", "categories,ids=key")):
+        table, new, run = (tmp_path / f"{header[:4]}-{name}" for name in ("old.csv", "new.csv", "run"))
+        table.write_text(f"{header}\n{rows}")
+        new.write_text(f"{header}\nS90,b,e\n")
+        run_flags = ["--pairs", tmp_path / "pairs.csv", "--set", "max_iter=1", "--n-hidden", "16", "--out", run, "-q"]
+        call("train", "--table", f"shop={table}:{kind}", *run_flags)
+        (tmp_path / "asked.csv").write_text("shop\nS90\nS3\n")
+        out = tmp_path / f"{header[:4]}-out.csv"
+        call("predict", run, "--pairs", tmp_path / "asked.csv", "--table", f"shop={new}", "--out", out)
+        assert [line.split(",")[0] for line in out.read_text().splitlines()] == ["shop", "S90", "S3"]
+
+
+def test_the_form_of_an_entity_is_told_as_it_is_written():
+    with pytest.raises(ValueError, match=r"TABLE=ID 'D5' is not of the form NAME=VALUE; write for example drug=D5\.$"):
+        split_flag("TABLE=ID", "D5")

@@ -220,7 +220,7 @@ REFUSED = {
     "no strings": (lambda: ks.Spectrum([]), ValueError, "strings is empty"),
     "an empty string": (lambda: ks.Spectrum(["ab", " "]), ValueError, r"strings\[1\] is ' '; give non-empty text"),
     "a string that is missing": (lambda: ks.Spectrum(PROTEINS).like(["ab", None]), ValueError, r"strings\[1\] is None"),
-    "strings that are too short": (lambda: ks.Spectrum(["ab", "c"], 3), ValueError, r"length \[3, 3\].*smaller k"),
+    "strings that are too short": (lambda: ks.Spectrum(["ab", "c"], 3), ValueError, r"length 3 .*smaller k"),
     "k of 0": (lambda: ks.Spectrum(PROTEINS, 0), ValueError, "k=0 is out of range"),
     "k turned round": (lambda: ks.Spectrum(PROTEINS, (3, 1)), ValueError, "k=1 is out of range; .* at least 3"),
     "an unknown analyzer": (lambda: ks.Spectrum(PROTEINS, analyzer="words"), ValueError, "Did you mean 'word'"),
@@ -254,3 +254,49 @@ def test_refusal(name):
     with pytest.raises(kind) as error:
         make()
     assert re.search(message, str(error.value), flags=re.DOTALL), error.value
+
+
+def test_named_columns_are_found_by_name(tmp_path):
+    table = {"colour": ["red", "blue", "red"], "region": ["n", "s", "s"]}
+    known = ks.Categories(table)
+    turned = {"region": table["region"], "more": ["a", "b", "c"], "colour": table["colour"]}
+    assert np.array_equal(known.like(turned).inner(known), known.inner())
+    with pytest.raises(ValueError, match=r"no column 'region'; it needs \['colour', 'region'\]. Did you mean 'regoin'"):
+        known.like({"colour": ["red"], "regoin": ["n"]})
+    model = ks.KronRegressor(16, max_iter=1, random_state=0).fit(1 + known, [0.0, 1.0, 2.0])
+    model.save(tmp_path / "named.kron")
+    loaded = ks.load(tmp_path / "named.kron")
+    assert np.array_equal(loaded.predict(1 + known.like(turned)), model.predict(1 + known))
+
+
+def test_strings_without_a_piece_are_told(caplog):
+    known = ks.Spectrum(["abcd", "ab"], k=3)
+    assert "1 of 2 strings have no known piece of lengths [3, 3], the first at position 1" in caplog.text
+    caplog.clear()
+    known.like(["abc"])
+    assert not caplog.text
+    known.like(["abc", "xyz"])
+    assert "the first at position 1" in caplog.text
+
+
+def test_ids_as_owners_are_refused_before_memory_is():
+    with pytest.raises(ValueError, match=r"owner\[1\] is 900000000000 for 2 items.*number bags from 0"):
+        ks.Bag(ks.Dense(np.eye(2)), [7, 900_000_000_000])
+
+
+def test_crosses_of_other_features_are_refused():
+    with pytest.raises(TypeError, match=r"crosses are of columns of categories, not of Dense\(2 × 2\)"):
+        ks.crosses(ks.Dense(np.eye(2)), 2)
+
+
+@pytest.mark.parametrize(
+    ("y", "groups", "message"),
+    [
+        ([1.0, 2.0, 3.0], [0, 1, 2], "none of the 3 rows have such a partner"),
+        ([1.0, 1.0, 1.0], [0, 0, 1], "none of the 3 rows have such a partner"),
+        ([1.0, 2.0, 3.0], [0, 0, np.nan], "groups has no value at position 2"),
+    ],
+)
+def test_ranking_without_anything_to_rank(y, groups, message):
+    with pytest.raises(ValueError, match=message):
+        ks.KronRegressor(16, loss="ranking", max_iter=1).fit(ks.Dense(np.eye(3)), y, groups=groups)

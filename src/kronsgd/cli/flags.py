@@ -92,7 +92,7 @@ def split_flag(flag: str, text: str) -> tuple[str, str]:
     """`NAME=VALUE` as (name, value)."""
     name, equals, value = text.partition("=")
     if not equals or not name.strip() or not value.strip():
-        raise ValueError(f"{flag} {text!r} is not of the form NAME=VALUE; write for example {flag} {_example(flag)}.")
+        raise ValueError(f"{flag} {text!r} is not of the form NAME=VALUE; write for example {_example(flag)}.")
     return name.strip(), value.strip()
 
 
@@ -112,7 +112,7 @@ def table_flag(text: str) -> tuple[str, dict[str, Any]]:
 
 def _example(flag: str) -> str:
     examples = {"--table": "drug=drugs.npz:kernel", "--column": "drug=drug_id", "--set": "n_hidden=4096"}
-    return examples.get(flag, "drug_power=2")
+    return "drug=D5" if flag == "TABLE=ID" else f"{flag} {examples.get(flag, 'drug_power=2')}"
 
 
 def _absolute(path: Path | None) -> str | None:

@@ -117,6 +117,7 @@ class TableEntry(BaseModel):
     column: str
     kind: str
     options: dict[str, Any]
+    id_column: str | None = None
     tree: dict[str, Any]
 
 
@@ -156,6 +157,7 @@ def write_tables(
         np.savez(folder / "tables" / f"{name}.npz", ids=ids, **_no_empty(arrays))
         entries[name] = TableEntry(
             file=f"tables/{name}.npz", column=table.column, kind=table.kind, options=table.options,
+            id_column=table.id_column,
             tree={**tree, "empty": {k: [list(a.shape), a.dtype.str] for k, a in arrays.items() if a.size == 0}},
         )  # fmt: skip
     run = RunFile(version=__version__, expression=expression, task=task, target=target, models=models, tables=entries)
@@ -194,7 +196,7 @@ def _open_table(folder: Path, entry: TableEntry) -> Table:
     features = features_from_state(arrays, entry.tree, "table")
     if features.n_rows != len(ids):
         raise ValueError(f"{folder / entry.file} has {features.n_rows} rows but {len(ids)} ids; train the run again.")
-    return Table(features, ids, entry.column, entry.kind, entry.options)
+    return Table(features, ids, entry.column, entry.kind, entry.options, entry.id_column)
 
 
 def open_models(path: Path) -> dict[str, KronEstimator]:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kronsgd.cli.config import TableSection
 from kronsgd.datasets import PairTable, read_table
-from kronsgd.datasets.columns import check_column, column_names, numbers_or_text, read_columns
+from kronsgd.datasets.columns import SUFFIXES, check_column, column_names, numbers_or_text, read_columns
 from kronsgd.datasets.files import existing_file
 from kronsgd.features import RBF, Bag, Categories, Dense, Features, Kernel, Leaf, OneHot, Patches, Spectrum
 
@@ -29,12 +29,15 @@ class Table:
     column: str
     kind: str = "dense"
     options: dict[str, Any] = field(default_factory=dict)
+    id_column: str | None = None  # that of the ids in the table's own file, where it was named
 
 
 def read_user_table(section: TableSection, column: str) -> Table:
     """The table in a file. Errors as those of kronsgd.datasets.read_table."""
-    leaf, ids = read_table(section.file, section.kind, section.ids, **section.options())
-    return Table(leaf, ids, column, section.kind, section.options() | _learned(leaf))
+    path = existing_file(section.file)
+    id_column = section.ids or _id_column(path, column)
+    leaf, ids = read_table(path, section.kind, id_column, **section.options())
+    return Table(leaf, ids, column, section.kind, section.options() | _learned(leaf), id_column)
 
 
 def read_rows(path: Path, tables: dict[str, Table]) -> tuple[dict[str, NDArray[np.int64]], dict[str, Array]]:
@@ -60,6 +63,7 @@ def with_new_entities(name: str, table: Table, path: Path, ids: str | None = Non
     if not isinstance(table.features, Leaf):
         raise ValueError(f"the table {name!r} is {table.features.expression()}, which takes no new entities.")
     known: Any = table.features
+    ids = ids or _id_column(existing_file(path), table.id_column, table.column)
     if isinstance(known, Kernel):
         cross, new_ids = read_table(path, "dense", ids, normalize=False)
         if not isinstance(cross, Dense) or cross.dim != known.n_anchors:
@@ -80,6 +84,12 @@ def with_new_entities(name: str, table: Table, path: Path, ids: str | None = Non
     kept = np.array([row for row, key in enumerate(_as_text(table.ids)) if key not in replaced], dtype=np.int64)
     both = known.select_entities(kept).append_entities(new) if len(kept) else new
     return replace(table, features=both, ids=np.array([_as_text(table.ids)[k] for k in kept] + _as_text(new_ids)))
+
+
+def _id_column(path: Path, *columns: str | None) -> str | None:
+    """The first of `columns` that a table's file has, such as that of the pairs: a join by name is meant."""
+    names = column_names(path) if path.suffix.lower() in SUFFIXES else []
+    return next((column for column in columns if column in names), None)
 
 
 def _self_similarity(path: Path) -> Array | None:

@@ -52,7 +52,10 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
 
         groups (n,): for loss="ranking", the group of each row, such as its drug; only rows of a group are compared.
         """
-        return super().fit(X, self._with_groups(y, groups), sample_weight)
+        targets = self._with_groups(y, groups)
+        if self.loss == "ranking":
+            _check_comparable(targets)
+        return super().fit(X, targets, sample_weight)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """One pass over the rows in the order given, at a constant step; new rows and entities are welcome.
@@ -90,6 +93,9 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
         groups = np.asarray(groups)
         if groups.shape != values.shape:
             raise ValueError(f"groups has shape {groups.shape} but y has {values.shape}; give one group for each row.")
+        missing = np.flatnonzero([group is None or group != group for group in groups.tolist()])  # NaN is not itself
+        if len(missing):
+            raise ValueError(f"groups has no value at position {missing[0]}; give every row a group or leave the row out.")
         return np.column_stack([values, np.unique(groups, return_inverse=True)[1]])
 
     def _groups(self, targets: Array) -> Rows | None:
@@ -167,3 +173,13 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
 def _median(columns: Array, weights: Array) -> Array:
     """Of each column, by weight."""
     return np.asarray(np.quantile(columns, 0.5, axis=0, weights=weights, method="inverted_cdf"))
+
+
+def _check_comparable(targets: Array) -> None:
+    """Refuse (y, group) without two rows of one group that differ in y: there is nothing to rank."""
+    values = np.unique(targets, axis=0)
+    if len(values) == len(np.unique(targets[:, 1])):
+        raise ValueError(
+            f'loss="ranking" compares rows of the same group that differ in y, and none of the {len(targets)} rows have such a '
+            "partner; give groups that hold several rows, such as the drug of each row."
+        )

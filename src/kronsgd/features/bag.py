@@ -124,6 +124,11 @@ def _checked_bags(items: Features, owner: ArrayLike, weights: ArrayLike | None, 
             f"owner is {numbers.dtype} of shape {numbers.shape}; give the number of its bag, a whole number, for each of the "
             f"{n} items."
         )
+    if n_bags is None and numbers.max() >= 1000 * n + 1_000_000:
+        raise ValueError(
+            f"owner[{int(np.argmax(numbers))}] is {int(numbers.max())} for {n} items, so that nearly all bags would be empty; "
+            "number bags from 0, as numpy.unique(owner, return_inverse=True)[1] does, or pass n_bags."
+        )
     count = int(numbers.max()) + 1 if n_bags is None else check_integer("n_bags", n_bags, 1)
     outside = (numbers < 0) | (numbers >= count)
     if outside.any():

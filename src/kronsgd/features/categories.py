@@ -12,7 +12,7 @@ from kronsgd.features.base import Features
 from kronsgd.features.derived import Derived
 from kronsgd.features.leaf import Array
 from kronsgd.features.leaves import Sparse
-from kronsgd.validation import check_integer
+from kronsgd.validation import check_integer, did_you_mean
 
 __all__ = ["Categories", "crosses"]
 
@@ -22,12 +22,14 @@ class Categories(Derived):
 
     Parameters: table (entities, columns) of text or whole numbers, or a list of columns' names to columns (a mapping, such as
     a data frame). A missing value (None, NaN, empty text) is no category, and neither is one that `like` meets first: such
-    a column adds nothing to the row. Cost of an inner product: the number of columns.
+    a column adds nothing to the row. Where columns have names, `like` finds them by name, in any order.
+    Cost of an inner product: the number of columns.
     """
 
     table: Sparse
 
     def __init__(self, table: Any) -> None:
+        self.names = [str(name) for name in table.keys()] if hasattr(table, "keys") else None  # noqa: SIM118
         columns = _columns(table)
         self.known: list[list[str]] = [sorted(set(column) - {""}) for column in columns]
         empty = next((c for c, known in enumerate(self.known) if not known), None)
@@ -36,8 +38,8 @@ class Categories(Derived):
         self.table = self._encoded(columns)
 
     def like(self, table: Any) -> Categories:
-        """New rows in this space: categories that are not known add nothing."""
-        columns = _columns(table)
+        """New rows in this space: categories that are not known add nothing. Columns with names are found by name."""
+        columns = _columns(table if self.names is None or not hasattr(table, "keys") else _in_order(table, self.names))
         if len(columns) != len(self.known):
             raise ValueError(f"the table has {len(columns)} columns, but the categories of {len(self.known)} are known.")
         return self.holding(self._encoded(columns))
@@ -54,10 +56,13 @@ class Categories(Derived):
         return Sparse(sp.csr_array((ones, (rows, codes[rows, places])), shape=(len(codes), start)))
 
     def recipe(self) -> tuple[dict[str, Array], dict[str, Any]]:
-        return {}, {"known": self.known}
+        return {}, {"known": self.known} | ({} if self.names is None else {"names": self.names})
 
     def use_recipe(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> None:
         self.known = [[str(category) for category in known] for known in options["known"]]
+        self.names = [str(name) for name in options["names"]] if "names" in options else None
+        if self.names is not None and len(self.names) != len(self.known):
+            raise ValueError("names of columns do not fit the known categories")
         if not isinstance(self.table, Sparse) or self.table.dim != sum(map(len, self.known)):
             raise ValueError("known categories do not fit the table")
 
@@ -68,8 +73,19 @@ def crosses(table: Any, degree: int = 2) -> Features:
     Its inner product is (1 + the share of columns in which two rows agree)^degree. table: as for Categories, or one: then
     `crosses(categories.like(new), degree)` are new rows of the same space.
     """
+    if isinstance(table, Features) and not isinstance(table, Categories):
+        raise TypeError(f"crosses are of columns of categories, not of {table.expression()}; write (1 + A) ** {degree}.")
     known = table if isinstance(table, Categories) else Categories(table)
     return (1 + known) ** check_integer("degree", degree, 1, 64)
+
+
+def _in_order(table: Any, names: list[str]) -> dict[str, Any]:
+    """The columns called `names`; others are left out."""
+    found = {str(name): table[name] for name in table.keys()}  # noqa: SIM118
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(f"the table has no column {missing[0]!r}; it needs {names}.{did_you_mean(missing[0], found)}")
+    return {name: found[name] for name in names}
 
 
 def _columns(table: Any) -> list[list[str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from kronsgd.validation import check_array, check_choice, check_integer
 
 __all__ = ["Spectrum"]
 
+logger = logging.getLogger(__name__)
 ANALYZERS = ["char", "char_wb", "word"]
 
 
@@ -49,8 +51,10 @@ class Spectrum(Derived):
             counter = self._counter(min_df=min_df, max_features=most)
             counts = counter.fit_transform(given)
         except ValueError:
+            low, high = self.options["k"]
+            length = str(low) if low == high else f"{low} to {high}"
             raise ValueError(
-                f"none of the {len(given)} strings has a piece of length {self.options['k']} that occurs in at least "
+                f"none of the {len(given)} strings has a piece of length {length} that occurs in at least "
                 f"min_df={min_df} of them; choose a smaller k or min_df."
             ) from None
         self.pieces: list[str] = counter.get_feature_names_out().tolist()
@@ -72,6 +76,12 @@ class Spectrum(Derived):
 
     def _weighed(self, counts: Any) -> Sparse:
         matrix = sp.csr_array(counts, dtype=np.float64)
+        bare = np.flatnonzero(np.diff(matrix.indptr) == 0)
+        if len(bare):
+            logger.warning(
+                "%d of %d strings have no known piece of lengths %s, the first at position %d: they are zero vectors, and all "
+                "alike; choose a smaller k or check them.", len(bare), matrix.shape[0], self.options["k"], bare[0],
+            )  # fmt: skip
         if self.options["sublinear"]:
             matrix.data = 1 + np.log(matrix.data)
         return Sparse(matrix if self.idf is None else matrix @ sp.diags_array(self.idf))
