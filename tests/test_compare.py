@@ -12,7 +12,7 @@ from scipy.stats import multivariate_normal
 from sklearn.kernel_ridge import KernelRidge
 
 from helpers.cli import call, mistake
-from kronsgd import RBF, Dense, Kernel, OneHot, Sparse
+from kronsgd import RBF, Bag, Dense, Kernel, OneHot, Sparse, Spectrum
 from kronsgd.compare import Fold, compare, folds_of_problem, harness, random_folds
 from kronsgd.compare import kernel_methods as kernels
 from kronsgd.compare.columns import degree, distinct_leaves, side_by_side, without_columns, without_coordinates
@@ -99,6 +99,23 @@ def test_columns_of_every_kind_of_table():
     assert without_columns(X) is None
     assert "known by its kernel only" in without_coordinates(X)
     assert without_coordinates(sparse) is None
+
+
+def test_columns_of_derived_tables():
+    """As those of the table that holds them: sparse where it is, and none where new entities would have others."""
+    vectors = RNG.normal(size=(3, 2))
+    np.testing.assert_allclose(side_by_side((0.25 * RBF(vectors))[[2, 0]], [0]), 0.5 * vectors[[2, 0]], rtol=1e-6)
+    assert without_columns(0.25 * RBF(vectors)) is None
+    np.testing.assert_allclose(side_by_side((0.25 * PROTEINS)[[1]], [0]), 0.5 * PROTEINS.gram[[1]])
+    assert "known by its kernel only" in without_coordinates(0.25 * PROTEINS)
+    texts = Spectrum(["ABCD", "BCDE", "DEFG"], 2)
+    columns = side_by_side(texts[[2, 0]], [0])
+    assert sp.issparse(columns)
+    np.testing.assert_allclose(columns.toarray(), texts[[2, 0]].dense())
+    bags = Bag(DRUGS * DRUGS, [0, 0, 1, 1, 2, 2], form="items")
+    assert "has no columns" in without_columns(bags)
+    assert "has no coordinates" in without_coordinates(bags)
+    assert without_columns(Bag(DRUGS * DRUGS, [0, 0, 1, 1, 2, 2], form="dense")) is None
 
 
 def test_large_kernel_tables_have_no_columns(monkeypatch):

@@ -151,5 +151,5 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         if outputs != self.state_.network.own_outputs:
             raise ValueError(f"{len(self.classes_)} classes do not fit {self.state_.network.own_outputs} outputs")
         if own.get("class_weight") is not None:
-            self.class_weight = {label: weight for label, weight in own["class_weight"]}
+            self.class_weight = dict(own["class_weight"])
             self._check_own_params()
