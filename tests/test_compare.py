@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -267,6 +268,35 @@ def test_the_command(own):
     assert {row["name"] for row in found["rows"]} == {"kronsgd", "Kronecker kernel ridge, same kernel"}
     assert "svm" in mistake("compare", *flags, "--method", "smv")
     assert "sample weights" in mistake("compare", folder / weighted(folder, flags))
+
+
+@pytest.mark.parametrize("fraction", [None, 0.3])
+def test_the_command_keeps_to_the_setting(own, monkeypatch, fraction):
+    """A drug that is to be new in the test is new in every fold, and in every inner fold."""
+    folder, flags = own
+    (folder / "cold.toml").write_text('[validation]\nsetting = "new drug"\n')
+    seen = []
+    module = sys.modules["kronsgd.cli.compare"]
+    monkeypatch.setattr(module, "run_comparison", lambda data, **how: seen.append(data) or compare(data, **how))
+    held_out = [] if fraction is None else ["--test-fraction", fraction]
+    cold = ["compare", folder / "cold.toml", *flags, *held_out, "--method", "linear"]
+    out = call(*cold, "--folds", 3, "--inner-folds", 2)
+    assert "new drug" in out
+    (folds,) = seen
+    assert len(folds) == (3 if fraction is None else 1)
+
+    def overlap(one, other):
+        drug, other_drug = (next(X.leaves()).dense() for X in (one, other))
+        return (np.abs(drug[:, None] - other_drug).max(axis=2) < 1e-9).any()
+
+    for fold in folds:
+        assert not overlap(fold.X, fold.X_test)
+        assert len(fold.inner) == 2
+        for inner in fold.inside():
+            assert not overlap(inner.X, inner.X_test)
+    (folder / "cold.toml").write_text('[validation]\nsetting = "both new"\n')
+    assert 'setting="both new"' in mistake(*cold)
+    assert "predicts an order" in mistake("compare", *flags, "--set", "loss=ranking")
 
 
 def weighted(folder, flags):
