@@ -240,3 +240,10 @@ def test_refusal(name):
     with pytest.raises(kind) as error:
         make()
     assert re.search(message, str(error.value), flags=re.DOTALL), error.value
+
+
+def test_missing_values_of_data_frames_are_no_categories():
+    pandas = pytest.importorskip("pandas")
+    columns = {"a": (["x", None, "y"], "string"), "b": ([1, 2, None], "Int64")}
+    frame = pandas.DataFrame({name: pandas.array(values, dtype=kind) for name, (values, kind) in columns.items()})
+    assert ks.Categories(frame).known == [["x", "y"], ["1", "2"]]
