@@ -246,6 +246,18 @@ def test_sparse_coordinates_equal_dense_ones():
     np.testing.assert_allclose(sparse.dense(), dense.dense(), atol=1e-12)
 
 
+@pytest.mark.parametrize("wrap", [lambda s: 0.3 * s, lambda s: 2 * (ks.OneHot(np.arange(6))[:6] * (0.3 * s))])
+def test_sparse_sums_of_weighted_rows_never_become_dense(wrap):
+    """12 items of 100,000 columns with 3 entries each; as a dense array they would take 10 MB."""
+    matrix = sp.random(6, 100_000, 3e-5, random_state=0, format="csr")
+    tracemalloc.start()
+    bags = ks.Bag(wrap(ks.Sparse(matrix))[np.arange(12) % 6], OWNER, form="sparse")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+    assert bags.squared_norms().max() > 0.1
+
+
 def test_item_sums_are_kept_once_per_different_item():
     bags = ks.Bag(ks.RBF(normal(4, 2))[[0, 1, 0, 3, 3, 3]], [0, 0, 0, 1, 1, 0], form="items").table
     assert isinstance(bags, ItemSums)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,7 @@ from scipy.stats import multivariate_normal
 from sklearn.kernel_ridge import KernelRidge
 
 from helpers.cli import call, mistake
-from kronsgd import RBF, Dense, Kernel, OneHot, Sparse
+from kronsgd import RBF, Bag, Dense, Kernel, OneHot, Sparse, Spectrum
 from kronsgd.compare import Fold, compare, folds_of_problem, harness, random_folds
 from kronsgd.compare import kernel_methods as kernels
 from kronsgd.compare.columns import degree, distinct_leaves, side_by_side, without_columns, without_coordinates
@@ -99,6 +100,23 @@ def test_columns_of_every_kind_of_table():
     assert without_columns(X) is None
     assert "known by its kernel only" in without_coordinates(X)
     assert without_coordinates(sparse) is None
+
+
+def test_columns_of_derived_tables():
+    """As those of the table that holds them: sparse where it is, and none where new entities would have others."""
+    vectors = RNG.normal(size=(3, 2))
+    np.testing.assert_allclose(side_by_side((0.25 * RBF(vectors))[[2, 0]], [0]), 0.5 * vectors[[2, 0]], rtol=1e-6)
+    assert without_columns(0.25 * RBF(vectors)) is None
+    np.testing.assert_allclose(side_by_side((0.25 * PROTEINS)[[1]], [0]), 0.5 * PROTEINS.gram[[1]])
+    assert "known by its kernel only" in without_coordinates(0.25 * PROTEINS)
+    texts = Spectrum(["ABCD", "BCDE", "DEFG"], 2)
+    columns = side_by_side(texts[[2, 0]], [0])
+    assert sp.issparse(columns)
+    np.testing.assert_allclose(columns.toarray(), texts[[2, 0]].dense())
+    bags = Bag(DRUGS * DRUGS, [0, 0, 1, 1, 2, 2], form="items")
+    assert "has no columns" in without_columns(bags)
+    assert "has no coordinates" in without_coordinates(bags)
+    assert without_columns(Bag(DRUGS * DRUGS, [0, 0, 1, 1, 2, 2], form="dense")) is None
 
 
 def test_large_kernel_tables_have_no_columns(monkeypatch):
@@ -250,6 +268,35 @@ def test_the_command(own):
     assert {row["name"] for row in found["rows"]} == {"kronsgd", "Kronecker kernel ridge, same kernel"}
     assert "svm" in mistake("compare", *flags, "--method", "smv")
     assert "sample weights" in mistake("compare", folder / weighted(folder, flags))
+
+
+@pytest.mark.parametrize("fraction", [None, 0.3])
+def test_the_command_keeps_to_the_setting(own, monkeypatch, fraction):
+    """A drug that is to be new in the test is new in every fold, and in every inner fold."""
+    folder, flags = own
+    (folder / "cold.toml").write_text('[validation]\nsetting = "new drug"\n')
+    seen = []
+    module = sys.modules["kronsgd.cli.compare"]
+    monkeypatch.setattr(module, "run_comparison", lambda data, **how: seen.append(data) or compare(data, **how))
+    held_out = [] if fraction is None else ["--test-fraction", fraction]
+    cold = ["compare", folder / "cold.toml", *flags, *held_out, "--method", "linear"]
+    out = call(*cold, "--folds", 3, "--inner-folds", 2)
+    assert "new drug" in out
+    (folds,) = seen
+    assert len(folds) == (3 if fraction is None else 1)
+
+    def overlap(one, other):
+        drug, other_drug = (next(X.leaves()).dense() for X in (one, other))
+        return (np.abs(drug[:, None] - other_drug).max(axis=2) < 1e-9).any()
+
+    for fold in folds:
+        assert not overlap(fold.X, fold.X_test)
+        assert len(fold.inner) == 2
+        for inner in fold.inside():
+            assert not overlap(inner.X, inner.X_test)
+    (folder / "cold.toml").write_text('[validation]\nsetting = "both new"\n')
+    assert 'setting="both new"' in mistake(*cold)
+    assert "predicts an order" in mistake("compare", *flags, "--set", "loss=ranking")
 
 
 def weighted(folder, flags):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from helpers.estimators import EXACT, pairs
-from kronsgd import Dense, KronClassifier, KronRegressor
+from kronsgd import Dense, KronClassifier, KronRegressor, load
 from kronsgd.losses import LOSSES, Huber, Members, Ranking
 from kronsgd.metrics import concordance_index, per_entity
 from kronsgd.training import epoch_batches
@@ -210,3 +210,31 @@ def test_mistakes_in_class_weights():
         KronClassifier(**EXACT, class_weight="balanced").partial_fit(X, y, classes=np.unique(y))
     stream = KronClassifier(**EXACT, class_weight={"rare": 2}).partial_fit(X[:1], ["common"], classes=np.unique(y))
     assert stream.partial_fit(X, y).predict(X).shape == (40,)
+    stream = KronClassifier(**EXACT, class_weight={"rae": 2})
+    with pytest.raises(ValueError, match="names the class 'rae', but y has"):
+        stream.partial_fit(X, y, classes=np.unique(y))
+    with pytest.raises(ValueError, match="names the class 'rae', but y has"):
+        KronClassifier(**EXACT).fit(X, y).set_params(class_weight={"rae": 2}).fit(X, y)
+
+
+@pytest.mark.parametrize("labels", [["common", "rare"], [3, 8], [False, True]])
+def test_class_weights_are_kept_in_files(labels, tmp_path):
+    X, y = unbalanced()
+    y = np.array(labels)[(y == "rare").astype(int)]
+    model = KronClassifier(**EXACT, class_weight={np.array(labels)[1]: 3.0}).fit(X, y)
+    model.save(tmp_path / "m.kron")
+    loaded = load(tmp_path / "m.kron")
+    assert loaded.class_weight == {labels[1]: 3.0}
+    for one in (model, loaded):
+        one.partial_fit(X[:10], y[:10])
+    assert loaded.decision_function(X).tobytes() == model.decision_function(X).tobytes()
+
+
+@pytest.mark.parametrize("loss", ["squared", "ranking"])
+def test_rows_of_weight_zero_are_not_there_in_a_stream(loss):
+    X, y = pairs(30)
+    kept = np.arange(30) % 3 > 0
+    model, twin = (KronRegressor(**EXACT, loss=loss).partial_fit(X[:10], y[:10]) for _ in range(2))
+    model.partial_fit(X, y, kept.astype(float))
+    twin.partial_fit(X[kept], y[kept])
+    np.testing.assert_array_equal(model.predict(X), twin.predict(X))

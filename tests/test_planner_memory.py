@@ -46,6 +46,21 @@ def test_memory_is_predicted(name, engine):
     assert peak <= predicted <= 1.15 * peak + 2 * MIB, (predicted / MIB, peak / MIB, model.plan_.costs[engine].parts)
 
 
+@pytest.mark.parametrize("train_output", [False, True])
+@pytest.mark.parametrize("engine", ["scan", "dense", "eager", "tree", "grid"])
+def test_memory_of_many_networks_is_bounded(engine, train_output):
+    """Their output weights take as much as the square of their number."""
+    X = pairs(400)
+    y = np.random.default_rng(0).integers(0, 10, len(X))
+    options = {"learning_rate_init": 1.0, "max_iter": 1, "random_state": 0, "engine": engine, "train_output": train_output}
+    ks.KronClassifier(16, **options).fit(X, y)  # compiles
+    tracemalloc.start()
+    model = ks.KronClassifier(16, n_networks=100, **options).fit(X, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= model.plan_.costs[engine].memory <= 3 * peak
+
+
 @pytest.mark.parametrize("engine", ["scan", "dense"])
 def test_memory_of_bags_of_items_is_bounded(engine):
     """Never below what tracemalloc sees; up to twice as much, for tiles of items and arrays of bags are not alive together."""

@@ -300,3 +300,10 @@ def test_crosses_of_other_features_are_refused():
 def test_ranking_without_anything_to_rank(y, groups, message):
     with pytest.raises(ValueError, match=message):
         ks.KronRegressor(16, loss="ranking", max_iter=1).fit(ks.Dense(np.eye(3)), y, groups=groups)
+
+
+def test_missing_values_of_data_frames_are_no_categories():
+    pandas = pytest.importorskip("pandas")
+    columns = {"a": (["x", None, "y"], "string"), "b": ([1, 2, None], "Int64")}
+    frame = pandas.DataFrame({name: pandas.array(values, dtype=kind) for name, (values, kind) in columns.items()})
+    assert ks.Categories(frame).known == [["x", "y"], ["1", "2"]]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kronsgd.cli.config import Config, build_config
-from kronsgd.cli.data import load_data
+from kronsgd.cli.data import Data, load_data, pair_splits, parted
 from kronsgd.cli.errors import say
 from kronsgd.cli.flags import Flags, merge, read_toml
 from kronsgd.cli.options import (
@@ -34,8 +35,10 @@ from kronsgd.cli.options import (
 )
 from kronsgd.cli.report import say_plain, show_table
 from kronsgd.cli.search import read_search
-from kronsgd.compare import METHODS, Comparison, Row
+from kronsgd.compare import METHODS, Comparison, Fold, Row, folds_of_problem
 from kronsgd.compare import compare as run_comparison
+from kronsgd.datasets import Problem
+from kronsgd.model_selection import PairKFold
 
 __all__ = ["compare"]
 
@@ -72,16 +75,38 @@ def compare(
     grid = _grid(checked)
     if out is not None and out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give --out the name of a folder.")
+    loaded, seed = load_data(checked), checked.model["random_state"]
     compared = run_comparison(
-        load_data(checked).problem, params=checked.model, grid=grid, methods=method or METHODS, n_folds=folds,
-        n_inner=inner_folds, seeds=seeds, random_state=checked.model["random_state"], timeout=timeout,
+        _folds(loaded, folds, inner_folds, seed), params=checked.model, grid=grid, methods=method or METHODS, n_folds=folds,
+        n_inner=inner_folds, seeds=seeds, random_state=seed, timeout=timeout,
         done=None if quiet else _say_done,
     )  # fmt: skip
+    if loaded.setting is not None:
+        compared = replace(compared, name=f"{loaded.problem.name}, {loaded.setting}")
     if not quiet:
         _show(compared)
     if out is not None:
         for path in compared.save(out):
             say_plain(str(path))
+
+
+def _folds(data: Data, n_folds: int, n_inner: int, seed: int) -> Problem | list[Fold]:
+    """The problem; or, where something is to be new in its test, folds in which it is, inside the training rows too."""
+    if data.setting in (None, "pairs"):
+        return data.problem
+    if data.setting == "both new":
+        raise ValueError(
+            'setting="both new" leaves pairs out of training and test alike, which a comparison does not; compare with '
+            '"new TABLE", or pass folds of your own to kronsgd.compare.compare.'
+        )
+    parts = [data]
+    if data.problem.X_test is None:
+        parts = [parted(data, *split) for split in pair_splits(data, PairKFold(n_folds, random_state=seed))]
+    out: list[Fold] = []
+    for part in parts:
+        inner = [held for _, held in pair_splits(part, PairKFold(n_inner, random_state=seed + 1))]
+        out += folds_of_problem(replace(part.problem, folds=inner), n_inner=n_inner)
+    return out
 
 
 def _grid(config: Config) -> list[dict[str, Any]] | None:
@@ -90,6 +115,8 @@ def _grid(config: Config) -> list[dict[str, Any]] | None:
         raise ValueError(
             f"weight={config.pairs.weight!r} is set, but not every method takes sample weights; leave it out to compare."
         )
+    if config.model.get("loss") == "ranking":
+        raise ValueError('loss="ranking" predicts an order, but a comparison scores squared errors; compare another loss.')
     search = read_search(config)
     if search is None:
         return None

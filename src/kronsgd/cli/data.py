@@ -19,7 +19,7 @@ from kronsgd.features import Features
 from kronsgd.features.serialize import map_leaves
 from kronsgd.model_selection import PairKFold, PairShuffleSplit, duplicate_groups
 
-__all__ = ["Data", "load_data", "pair_splits"]
+__all__ = ["Data", "load_data", "pair_splits", "parted"]
 
 Array = NDArray[Any]
 Index = NDArray[np.int64]
@@ -148,6 +148,12 @@ def _split(data: Data, config: Config) -> Data:
         ((train, test),) = pair_splits(data, PairShuffleSplit(1, train_size=1 - fraction, random_state=seed))
     if len(test) < 1 or len(train) < 2:
         raise ValueError(f"a fraction of {fraction:g} of {n} rows leaves too few to test or train on.")
+    return parted(data, train, test)
+
+
+def parted(data: Data, train: Index, test: Index) -> Data:
+    """Some rows to train on, others to test."""
+    problem = data.problem
     split = replace(
         problem, X=problem.X[train], y=problem.y[train], X_test=problem.X[test], y_test=problem.y[test], folds=[]
     )

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from kronsgd.features import RBF, Constant, Features, Kernel, Leaf, OneHot, Power, Product, Sparse, Tanimoto
+from kronsgd.features.derived import Derived
 from kronsgd.features.grouping import same_index
 
 __all__ = ["degree", "distinct_leaves", "side_by_side", "without_columns", "without_coordinates"]
@@ -43,18 +44,23 @@ def side_by_side(X: Features, leaves: list[int]) -> Any:
 def without_columns(X: Features) -> str | None:
     """Why there are no columns, as part of a sentence; None if there are."""
     for leaf in X.leaves():
-        if isinstance(leaf, Kernel) and leaf.n_anchors > MOST_ANCHORS:
-            return f"a kernel table has no coordinates, and similarities to {leaf.n_anchors:,} entities are too many columns"
+        table = leaf.storage
+        if isinstance(table, Kernel) and table.n_anchors > MOST_ANCHORS:
+            return f"a kernel table has no coordinates, and similarities to {table.n_anchors:,} entities are too many columns"
         if leaf.n_rows != X.n_rows:
             return f"{leaf.expression()} has no row of its own for each row"
-        if not isinstance(leaf, (Kernel, Sparse, OneHot, RBF, Tanimoto)) and leaf.dim > MOST_COLUMNS:
+        if not isinstance(table, (Kernel, RBF, Tanimoto)) and not table.own_coordinates:
+            return f"{leaf.expression()} is known by its inner products only and has no columns"
+        if not isinstance(table, (Kernel, Sparse, OneHot, RBF, Tanimoto)) and leaf.dim > MOST_COLUMNS:
             return f"{leaf.expression()} has too many dimensions for columns"
     return None
 
 
 def without_coordinates(X: Features) -> str | None:
     """Why the product has no explicit coordinates, as part of a sentence; None if it has."""
-    leaf = next((leaf for leaf in X.leaves() if leaf.dim == math.inf or isinstance(leaf, (Kernel, Tanimoto))), None)
+    kinds = Kernel, Tanimoto
+    every = ((leaf, leaf.dim == math.inf or isinstance(leaf.storage, kinds) or not leaf.own_coordinates) for leaf in X.leaves())
+    leaf = next((leaf for leaf, spanned in every if spanned), None)
     return None if leaf is None else f"{leaf.expression()} is known by its kernel only and has no coordinates"
 
 
@@ -71,6 +77,8 @@ def degree(X: Features) -> int:
 
 
 def _columns(leaf: Any) -> Any:
+    if isinstance(leaf, Derived):
+        return leaf.multiplier * _columns(leaf.table.with_index(leaf.index))
     if isinstance(leaf, Sparse):
         return leaf.matrix[leaf.rows]
     if isinstance(leaf, OneHot):

@@ -138,8 +138,8 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
     def _check_own_params(self) -> None:
         """Raise TypeError or ValueError for a parameter out of range that only this estimator has."""
 
-    def _weigh(self, y: Array, weights: Array) -> Array:
-        """The weights of the rows, from those that `fit` was given."""
+    def _weigh(self, y: Array, weights: Array, reset: bool) -> Array:
+        """The weights of the rows, from those that `fit` was given. reset: as for `_encode`."""
         return weights
 
     def _groups(self, targets: Array) -> Rows | None:
@@ -220,7 +220,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         warm = self.warm_start and hasattr(self, "state_")
         rows = read_rows(self, X, reset=not warm, minimum=2)
         y = self._read_targets(y, len(rows))
-        weights = self._weigh(y, check_weights(sample_weight, len(rows)))
+        weights = self._weigh(y, check_weights(sample_weight, len(rows)), reset=not warm)
         kept = weights > 0
         if not kept.all():  # a weight of 0 is the same as not being there
             rows, y, weights = rows[kept], y[kept], weights[kept]

@@ -49,16 +49,21 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         for label, weight in self.class_weight.items() if isinstance(self.class_weight, Mapping) else ():
             check_real(f"class_weight[{label!r}]", weight, 0, open_low=True)
 
-    def _weigh(self, y: Array, weights: Array) -> Array:
+    def _plain_weights(self) -> dict[Any, float]:
+        """`class_weight` by labels that JSON holds too."""
+        return {label.item() if isinstance(label, np.generic) else label: float(w) for label, w in self.class_weight.items()}
+
+    def _weigh(self, y: Array, weights: Array, reset: bool) -> Array:
         """Each row's weight times that of its class."""
         if self.class_weight is None:
             return weights
         classes, codes = np.unique(y, return_inverse=True)
         if isinstance(self.class_weight, Mapping):
-            given = {label.item() if isinstance(label, np.generic) else label: w for label, w in self.class_weight.items()}
-            missing = [label for label in given if label not in classes]
-            if missing and not hasattr(self, "classes_") and not hasattr(self, "_promised"):
-                raise ValueError(f"class_weight names the class {missing[0]!r}, but y has {classes[:10].tolist()}.")
+            given = self._plain_weights()
+            known = self.__dict__.get("_promised", classes if reset else self.classes_).tolist()
+            missing = [label for label in given if label not in known]
+            if missing:
+                raise ValueError(f"class_weight names the class {missing[0]!r}, but y has {known[:10]}.")
             of_class = np.array([given.get(label, 1.0) for label in classes.tolist()], dtype=float)
         else:
             totals = np.bincount(codes, weights)
@@ -135,7 +140,8 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         return self.decision_function(X)
 
     def _own_state(self) -> dict[str, Any]:
-        return {"classes": self.classes_.tolist(), "dtype": self.classes_.dtype.kind}
+        weights = list(self._plain_weights().items()) if isinstance(self.class_weight, Mapping) else None  # keys of any type
+        return {"classes": self.classes_.tolist(), "dtype": self.classes_.dtype.kind, "class_weight": weights}
 
     def _restore_own(self, own: dict[str, Any]) -> None:
         if own["dtype"] not in "iufbUO":
@@ -144,3 +150,6 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         if outputs != self.state_.network.own_outputs:
             raise ValueError(f"{len(self.classes_)} classes do not fit {self.state_.network.own_outputs} outputs")
+        if own.get("class_weight") is not None:
+            self.class_weight = dict(own["class_weight"])
+            self._check_own_params()

@@ -103,7 +103,7 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
             return None
         return np.asarray(targets[:, 1], dtype=np.int64)
 
-    def _weigh(self, y: Array, weights: Array) -> Array:
+    def _weigh(self, y: Array, weights: Array, reset: bool) -> Array:
         used = weights[weights > 0]
         if self.loss == "ranking" and used.min() != used.max():
             raise ValueError(

@@ -29,7 +29,10 @@ def partial_fit(model: Any, X: Any, y: Any, sample_weight: Any) -> None:
     first = not hasattr(model, "state_")
     rows = read_rows(model, X, reset=first)
     y = model._read_targets(y, len(rows))
-    weights = model._weigh(y, check_weights(sample_weight, len(rows)))
+    weights = model._weigh(y, check_weights(sample_weight, len(rows)), reset=first)
+    kept = weights > 0
+    if not kept.all():  # as in fit: a row of weight 0 is not there, and a loss that compares rows must not see it
+        rows, y, weights = rows[kept], y[kept], weights[kept]
     targets = model._encode(y, weights, reset=first)
     with threads(model.n_jobs):
         features = model._features(rows, weights, reset=first)

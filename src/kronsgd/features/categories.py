@@ -17,6 +17,9 @@ from kronsgd.validation import check_integer, did_you_mean
 __all__ = ["Categories", "crosses"]
 
 
+MISSING = ("NAType", "NaTType")  # what pandas has for missing values, which is imported by none but its users
+
+
 class Categories(Derived):
     """Rows of categories: one-hot columns behind one another, [e(row[0]), e(row[1]), …], scaled to norm 1.
 
@@ -106,7 +109,7 @@ def _columns(table: Any) -> list[list[str]]:
 
 
 def _category(value: Any, column: int) -> str:
-    if value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+    if value is None or type(value).__name__ in MISSING or (isinstance(value, (float, np.floating)) and np.isnan(value)):
         return ""
     if isinstance(value, (float, np.floating)):
         if not value.is_integer():

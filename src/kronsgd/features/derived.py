@@ -33,6 +33,11 @@ class Derived(Leaf):
     def use_recipe(self, arrays: Mapping[str, Array], options: Mapping[str, Any]) -> None:
         """Take over what `recipe` has given. ValueError where it does not fit the table."""
 
+    @property
+    def multiplier(self) -> float:
+        """What the table's coordinates are multiplied by."""
+        return 1.0
+
     def holding(self, table: Leaf) -> Self:
         """The same kind of leaf, by the same recipe, over the entities of `table`."""
         out = copy.copy(self)

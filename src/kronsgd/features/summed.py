@@ -9,6 +9,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from kronsgd.features.base import Constant, Features, Power, Product, Sum
+from kronsgd.features.derived import Derived
 from kronsgd.features.grouping import coordinate_dim
 from kronsgd.features.leaf import Array, Leaf
 from kronsgd.features.leaves import OneHot, Sparse
@@ -89,6 +90,8 @@ def _sparse_coordinates(basis: Features, rows: Features) -> Any:
 
 
 def _sparse_entities(basis: Any, rows: Leaf) -> Any:
+    if isinstance(rows, Derived):
+        return rows.multiplier * _sparse_entities(basis.table, rows.table.with_index(rows.index))
     if type(rows) is OneHot:
         codes = rows.codes[rows.rows]
         return sp.csr_array((np.ones(len(codes)), codes, np.arange(len(codes) + 1)), shape=(len(codes), rows.n_categories))

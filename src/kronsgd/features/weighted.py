@@ -27,7 +27,7 @@ class Weighted(Derived):
         self.index = leaf.index
 
     @property
-    def _root(self) -> float:
+    def multiplier(self) -> float:
         return math.sqrt(self.weight)
 
     def _times(self, factor: float, values: Array) -> Array:
@@ -41,13 +41,13 @@ class Weighted(Derived):
         return self._times(self.weight, super().entity_squared_norms())
 
     def entity_coordinates(self, basis: Any, entities: Any) -> Array:
-        return self._times(self._root, super().entity_coordinates(basis, entities))
+        return self._times(self.multiplier, super().entity_coordinates(basis, entities))
 
     def entity_project(self, basis: Any, entities: Any, weights: Array) -> Array:
-        return self._times(self._root, super().entity_project(basis, entities, weights))
+        return self._times(self.multiplier, super().entity_project(basis, entities, weights))
 
     def project_blocks(self, basis: Any, entities: Any, weights: Array) -> Array:
-        return self._times(self._root, super().project_blocks(basis, entities, weights))
+        return self._times(self.multiplier, super().project_blocks(basis, entities, weights))
 
     def recipe(self) -> tuple[dict[str, Array], dict[str, Any]]:
         return {}, {"weight": self.weight}

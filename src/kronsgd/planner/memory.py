@@ -37,7 +37,14 @@ def peak_bytes(engine: str, p: Problem) -> tuple[float, Parts]:
     """(bytes, what they are) of the worst moment of a fit."""
     parts = max(PEAK_STAGES[engine](p), key=lambda stage: sum(stage.values()))
     rows = 8.0 * p.n_rows * (ROW_VECTORS + TARGET_VECTORS * p.network.n_outputs) + p.copied + _spans(p)
-    return SLACK * (rows + sum(parts.values())) + FIXED, {"rows": rows, **parts}
+    parts = {"rows": rows, "output weights": _output_weights(p), **parts}
+    return SLACK * sum(parts.values()) + FIXED, parts
+
+
+def _output_weights(p: Problem) -> float:
+    """a, (m, C) and quadratic in the number of networks; where it is trained also its change, the sum, and a mask."""
+    one = float(p.network.n_hidden * p.network.n_outputs)
+    return one * (3 * p.itemsize + 1 if p.network.train_output else p.itemsize)
 
 
 def _spans(p: Problem) -> float:
@@ -198,8 +205,10 @@ def _grid(p: Problem) -> list[dict[str, float]]:
     (rows, cells), lanes = grid_cells(p), grid_lanes(p)
     compacting, at_rest, saving = _lists(p, pairs, inner, cells * pairs / (inner * outer))
     started = float(inner + outer) * m * max(p.rank, 1) * item
+    outputs = p.network.n_outputs * rows * lanes * ((len(p.network.blocks) - 1) * item + 16.0)
     state = {
-        "row norms": 48.0 * p.n_rows, "tails": at_rest["tails"], "entity inner products": float(inner**2 + outer**2) * item,
+        "row norms": 48.0 * p.n_rows, "partial outputs": outputs, "tails": at_rest["tails"],
+        "entity inner products": float(inner**2 + outer**2) * item,
         "starting values": started, "strip": float(m * (inner + p.rank) * lanes * item),
         "hidden": m * (rows + 4) * lanes * item,
     }  # fmt: skip
