@@ -20,11 +20,10 @@ import numpy as np
 
 import kronsgd as ks
 from benchmarks.common import data_folder, report
-from benchmarks.davis import everything
 from kronsgd.datasets import load_davis
 from kronsgd.datasets.davis import DRUGS, KD, PROTEINS
 from kronsgd.metrics import concordance_index
-from kronsgd.tuning import PairRidge
+from kronsgd.ridge import pair_ridge
 
 NEW = {"drugs": "new drugs", "proteins": "new proteins", "both": "both new"}
 KERNELS: dict[str, dict[str, Any]] = {
@@ -58,11 +57,11 @@ def choose(folder: Path, split: str) -> tuple[str, str, float]:
     found = {}
     for kernels, options in KERNELS.items():
         problem = load_davis(folder, split=split, **options)
-        ridge, folds = PairRidge(problem.X), held_out(problem, split)
-        for target, penalty in product(TARGETS, PENALTIES):
-            y = TARGETS[target](problem.y)
-            each = [concordance_index(y[held], ridge.predict(train, y[train], penalty, held)) for train, held in folds]
-            found[kernels, target, penalty] = float(np.mean(each))
+        y, folds = np.column_stack([transform(problem.y) for transform in TARGETS.values()]), held_out(problem, split)
+        each = [pair_ridge(problem.X[train], y[train], problem.X[held], PENALTIES) for train, held in folds]
+        for (c, target), (k, penalty) in product(enumerate(TARGETS), enumerate(PENALTIES)):
+            scores = [concordance_index(y[held, c], p[k][:, c]) for p, (_, held) in zip(each, folds, strict=True)]
+            found[kernels, target, penalty] = float(np.mean(scores))
     return max(found, key=found.__getitem__)
 
 
@@ -83,10 +82,10 @@ def rows_of(folder: Path, split: str) -> list[dict[str, Any]]:
     """KronRLS, ridge, and the network on one split."""
     kernels, target, penalty = choose(folder, split)
     problem = load_davis(folder, split=split, **KERNELS[kernels])
-    n, y, truth = len(problem.y), TARGETS[target](problem.y), problem.y_test
+    y, truth = TARGETS[target](problem.y), problem.y_test
     rows: list[tuple[str, Any, Any]] = [("KronRLS, best of its path", kronrls(folder, problem), "")]
     started = time.perf_counter()
-    p = PairRidge(everything(problem)).predict(np.arange(n), y, penalty, np.arange(n, n + len(truth)))
+    p = pair_ridge(problem.X, y[:, None], problem.X_test, [penalty])[0][:, 0]
     name = f"Kronecker ridge, {kernels}, {target}, penalty {penalty:g}"
     rows.append((name, concordance_index(truth, p), time.perf_counter() - started))
     started, each = time.perf_counter(), []

@@ -18,12 +18,12 @@ from kronsgd.compare import Fold, compare, folds_of_problem, harness, random_fol
 from kronsgd.compare import kernel_methods as kernels
 from kronsgd.compare.columns import degree, distinct_leaves, side_by_side, without_columns, without_coordinates
 from kronsgd.compare.methods import METHODS, make_method
-from kronsgd.compare.ridge import feature_ridge, kernel_ridge, normalised_inner, pair_ridge, pairs_of
 from kronsgd.compare.selection import Prediction, chosen_setting, scores
 from kronsgd.compare.tangent import limiting_tangent_kernel
 from kronsgd.datasets import Problem, make_kron_teacher
 from kronsgd.engines import ENGINES
 from kronsgd.network import TwoLayer
+from kronsgd.ridge import feature_ridge, kernel_ridge, normalised_inner, pair_ridge
 from kronsgd.training.learning_rate import tangent_kernel
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,7 +42,7 @@ def pair_rows(complete):
 @pytest.mark.parametrize("complete", [True, False], ids=["complete grid", "repeated and missing pairs"])
 def test_pair_ridge_is_ridge_on_the_dense_kernel(complete):
     X, X_test, y = pair_rows(complete)
-    found = pair_ridge(pairs_of(X, X_test), y, PENALTIES)
+    found = pair_ridge(X, y, X_test, PENALTIES)
     gram, cross = normalised_inner(X, X), normalised_inner(X_test, X)
     for penalty, prediction in zip(PENALTIES, found, strict=True):
         expected = cross @ np.linalg.solve(gram + penalty * np.eye(len(y)), y - y.mean(axis=0)) + y.mean(axis=0)

@@ -13,19 +13,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse.linalg import LinearOperator, cg
 
 from kronsgd.features.base import Features
-from kronsgd.features.gram import inverse_norms
-from kronsgd.features.sides import Side, Sides
+from kronsgd.ridge import pair_ridge
 from kronsgd.validation import as_index, check_finite, check_real
 
-__all__ = ["PairRidge", "RidgeScore", "compare_features"]
+__all__ = ["RidgeScore", "compare_features"]
 
 Array = NDArray[Any]
 Index = NDArray[np.int64]
 TOLERANCE = 1e-5  # relative residual of conjugate gradients: scores are given to four digits
-MOST_STEPS = 2000
 PENALTIES = (0.03, 0.1, 0.3, 1.0)
 
 
@@ -35,51 +32,6 @@ class RidgeScore:
 
     error: float
     penalty: float
-
-
-class PairRidge:
-    """Kernel ridge regression on rows of a product over two sides, such as `A[i] * B[j]`, each scaled to norm 1.
-
-    A product with the kernel of n pairs is two products of small matrices (the vec trick; Airola and Pahikkala 2018,
-    arXiv 1601.01507): n1·n2·(n1 + n2) flops on a grid of n1 × n2 entities, and n² numbers are never held.
-    Raises ValueError where X is no such product.
-    """
-
-    def __init__(self, X: Features) -> None:
-        self._inner, self._outer = Sides.of(X).split(X)
-        self._a, self._b = _gram(self._inner), _gram(self._outer)
-
-    def predict(self, train: Index, y: Array, penalty: float, rows: Index) -> Array:
-        """Scores of `rows` after fitting to targets y of the rows `train`. Shapes: (n,), (n,), (n',). Returns (n',)."""
-        mean, seen, wanted = y.mean(), self._cells(train), self._cells(rows)
-
-        def product(coefficients: Array) -> Array:
-            return self._spread(coefficients, seen)[seen] + penalty * coefficients
-
-        solution, _ = cg(LinearOperator((len(y), len(y)), matvec=product), y - mean, rtol=TOLERANCE, maxiter=MOST_STEPS)
-        return np.asarray(self._spread(solution, seen)[wanted] + mean)
-
-    def _cells(self, rows: Index) -> tuple[Index, Index]:
-        return self._inner.entity[rows], self._outer.entity[rows]
-
-    def _spread(self, coefficients: Array, cells: tuple[Index, Index]) -> Array:
-        """K_A · C · K_B on the whole grid, with the coefficients in their cells. Shape: (n1, n2)."""
-        shape = len(self._a), len(self._b)
-        number = np.ravel_multi_index(cells, shape)  # a pair that was measured twice adds up
-        grid = np.bincount(number, coefficients, minlength=shape[0] * shape[1])
-        return np.asarray(self._a @ grid.reshape(shape) @ self._b)
-
-    def score(self, y: Array, folds: Sequence[Index], penalties: Sequence[float] = PENALTIES) -> RidgeScore:
-        """The penalty with the least mean squared error over `folds`, row numbers that are held out in turn."""
-        rows, errors = np.arange(len(y)), []
-        for penalty in penalties:
-            each = []
-            for held in folds:
-                kept = np.setdiff1d(rows, held)
-                each.append(np.mean((self.predict(kept, y[kept], penalty, held) - y[held]) ** 2))
-            errors.append(float(np.mean(each)))
-        best = int(np.argmin(errors))
-        return RidgeScore(errors[best], penalties[best])
 
 
 def compare_features(
@@ -104,11 +56,16 @@ def compare_features(
     held = [np.unique(as_index("fold", fold, len(targets))) for fold in folds]
     if not held or not checked or not all(0 < len(fold) < len(targets) for fold in held):
         raise ValueError(f"every fold must hold out some of the {len(targets)} rows and leave some, at one penalty or more.")
-    scores = {name: PairRidge(X).score(targets, held, checked) for name, X in candidates.items()}
+    scores = {name: _score(X, targets, held, checked) for name, X in candidates.items()}
     return dict(sorted(scores.items(), key=lambda item: item[1].error))
 
 
-def _gram(side: Side) -> Array:
-    """Inner products between a side's entities, each scaled to norm 1. Shape: (entities, entities)."""
-    scale = inverse_norms(side.node, normalize=True)
-    return np.asarray(side.node.inner() * scale[:, None] * scale, dtype=np.float64)
+def _score(X: Features, y: Array, folds: Sequence[Index], penalties: Sequence[float]) -> RidgeScore:
+    """The penalty with the least mean squared error over `folds`, row numbers that are held out in turn."""
+    errors = np.zeros(len(penalties))
+    for held in folds:
+        kept = np.delete(np.arange(len(y)), held)
+        found = pair_ridge(X[kept], y[kept, None], X[held], penalties, TOLERANCE)
+        errors += [np.mean((p[:, 0] - y[held]) ** 2) / len(folds) for p in found]
+    best = int(errors.argmin())
+    return RidgeScore(float(errors[best]), penalties[best])

@@ -13,10 +13,11 @@ from sklearn.kernel_approximation import PolynomialCountSketch
 
 from kronsgd.compare.columns import degree, distinct_leaves, side_by_side, without_coordinates
 from kronsgd.compare.folds import Fold
-from kronsgd.compare.ridge import feature_ridge, is_complete, kernel_ridge, normalised_inner, pair_ridge, pairs_of, two_sides
 from kronsgd.compare.selection import Prediction, Setting
 from kronsgd.compare.tangent import limiting_tangent_kernel
-from kronsgd.features.sides import Side
+from kronsgd.features import Features
+from kronsgd.features.sides import Side, Sides
+from kronsgd.ridge import feature_ridge, is_complete, kernel_ridge, normalised_inner, pair_ridge
 
 __all__ = ["CountSketch", "KroneckerRidge", "Landmarks", "TangentRidge"]
 
@@ -58,18 +59,26 @@ class KroneckerRidge:
 
     def refusal(self, fold: Fold) -> str | None:
         X, _ = fold.features
-        if len(fold.y) <= MOST_ROWS or _fits(two_sides(X)):
+        if len(fold.y) <= MOST_ROWS or _fits(_two_sides(X)):
             return None
         return f"{len(fold.y):,} rows are too many for a kernel matrix, and they fill no grid that fits into memory"
 
     def predict(self, fold: Fold, settings: list[Setting], seed: int) -> list[Prediction]:
         X, X_test = fold.features
-        y, penalties, sides = _targets(fold), _penalties(settings), two_sides(X)
+        y, penalties, sides = _targets(fold), _penalties(settings), _two_sides(X)
         if sides is not None and _fits(sides):
             one, other = sides
             if len(y) > DENSE_ROWS or is_complete(one.entity, other.entity, one.n_entities, other.n_entities):
-                return _predictions(fold, pair_ridge(pairs_of(X, X_test), y, penalties))
+                return _predictions(fold, pair_ridge(X, y, X_test, penalties))
         return _predictions(fold, kernel_ridge(normalised_inner(X, X), y, normalised_inner(X_test, X), penalties))
+
+
+def _two_sides(X: Features) -> tuple[Side, Side] | None:
+    """The smaller and the larger side of a product of factors with different row indices; None for anything else."""
+    try:
+        return Sides.of(X).split(X)
+    except ValueError:
+        return None
 
 
 def _fits(sides: tuple[Side, Side] | None) -> bool:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
-import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, cg
 
@@ -21,11 +20,11 @@ from kronsgd.features import Features
 from kronsgd.features.gram import inverse_norms
 from kronsgd.features.sides import Side, Sides
 
-__all__ = ["Pairs", "feature_ridge", "is_complete", "kernel_ridge", "normalised_inner", "pair_ridge", "pairs_of", "two_sides"]
+__all__ = ["feature_ridge", "is_complete", "kernel_ridge", "normalised_inner", "pair_ridge"]
 
 Array = NDArray[Any]
 Index = NDArray[np.int64]
-TOLERANCE, MOST_ITERATIONS = 1e-8, 1000  # of conjugate gradients
+MOST_ITERATIONS = 1000  # of conjugate gradients
 
 
 def normalised_inner(X: Features, other: Features) -> Array:
@@ -60,8 +59,34 @@ def feature_ridge(phi: Array, y: Array, phi_test: Array, penalties: Sequence[flo
 # Pairs -----------------------------------------------------------------------------------------------------------------
 
 
+def pair_ridge(X: Features, y: Array, X_test: Features, penalties: Sequence[float], tolerance: float = 1e-8) -> list[Array]:
+    """Predictions (n', C) for each penalty, without the pairs' own kernel matrix. Shape: y (n, C).
+
+    X and X_test are rows of one product over two sides, such as `A[i] * B[j]`; ValueError for anything else. A complete
+    p × q grid is solved by the eigendecompositions of both sides, at p³ + q³; other pairs by conjugate gradients up to a
+    relative residual of `tolerance`, whose products with the kernel cost p·q·(p + q) (the "vec trick", Airola and Pahikkala
+    2018, IEEE TNNLS 29, 3374).
+    """
+    sides = Sides.of(X)
+    (a, b), (a_test, b_test) = sides.split(X), sides.split(X_test)
+
+    def gram(one: Side, other: Side) -> Array:
+        return normalised_inner(one.node, other.node)
+
+    cells, test = (a.entity, b.entity), (a_test.entity, b_test.entity)
+    pairs = _Pairs(gram(a, a), gram(b, b), cells, gram(a_test, a), gram(b_test, b), test)
+    if is_complete(*cells, a.n_entities, b.n_entities):
+        return _complete(pairs, y, penalties)
+    return _iterated(pairs, y, penalties, tolerance)
+
+
+def is_complete(left: Index, right: Index, p: int, q: int) -> bool:
+    """Whether the cells (left, right) are all of a p × q grid, each once."""
+    return len(left) == p * q == len(np.unique(left * q + right))
+
+
 @dataclass(frozen=True, eq=False)
-class Pairs:
+class _Pairs:
     """Rows that are cells of a grid, K = (left ⊗ right) at these cells; and the cells that are predicted.
 
     Shape: left (p, p), right (q, q), cells two (n,); cross_left (p', p), cross_right (q', q), test two (n',).
@@ -74,42 +99,21 @@ class Pairs:
     cross_right: Array
     test: tuple[Index, Index]
 
+    def times(self, a: Array) -> Array:
+        """K @ a. Shape: (n,)."""
+        return np.asarray((self.left @ self._grid(a) @ self.right)[self.cells])
 
-def two_sides(X: Features) -> tuple[Side, Side] | None:
-    """The smaller and the larger side of a product of factors with different row indices; None for anything else."""
-    try:
-        return Sides.of(X).split(X)
-    except ValueError:
-        return None
+    def predict(self, a: Array) -> Array:
+        """What coefficients a (n,) predict. Shape: (n',)."""
+        return np.asarray((self.cross_left @ self._grid(a) @ self.cross_right.T)[self.test])
 
-
-def is_complete(left: Index, right: Index, p: int, q: int) -> bool:
-    """Whether the cells (left, right) are all of a p × q grid, each once."""
-    return len(left) == p * q == len(np.unique(left * q + right))
-
-
-def pairs_of(X: Features, X_test: Features) -> Pairs:
-    """The sides of a product. ValueError unless it is one of at least two factors with different row indices."""
-    sides = Sides.of(X)
-    (a, b), (a_test, b_test) = sides.split(X), sides.split(X_test)
-
-    def gram(one: Side, other: Side) -> Array:
-        return normalised_inner(one.node, other.node)
-
-    return Pairs(gram(a, a), gram(b, b), (a.entity, b.entity), gram(a_test, a), gram(b_test, b), (a_test.entity, b_test.entity))
+    def _grid(self, a: Array) -> Array:
+        """The coefficients in their cells; those of a pair that is there twice add up. Shape: (p, q)."""
+        shape = len(self.left), len(self.right)
+        return np.bincount(np.ravel_multi_index(self.cells, shape), a, shape[0] * shape[1]).reshape(shape)
 
 
-def pair_ridge(pairs: Pairs, y: Array, penalties: Sequence[float]) -> list[Array]:
-    """Predictions (n', C) for each penalty, without the pairs' own kernel matrix.
-
-    A complete grid is solved by the eigendecompositions of both sides, at p³ + q³; other pairs by conjugate gradients,
-    whose products with the kernel cost p·n + p·q·q (the "vec trick", Airola and Pahikkala 2018, IEEE TNNLS 29, 3374).
-    """
-    complete = is_complete(*pairs.cells, len(pairs.left), len(pairs.right))
-    return (_complete if complete else _iterated)(pairs, y, penalties)
-
-
-def _complete(pairs: Pairs, y: Array, penalties: Sequence[float]) -> list[Array]:
+def _complete(pairs: _Pairs, y: Array, penalties: Sequence[float]) -> list[Array]:
     mean = y.mean(axis=0)
     grid = np.empty((len(pairs.left), len(pairs.right), y.shape[1]))
     grid[pairs.cells] = y - mean
@@ -126,32 +130,20 @@ def _complete(pairs: Pairs, y: Array, penalties: Sequence[float]) -> list[Array]
     return out
 
 
-def _iterated(pairs: Pairs, y: Array, penalties: Sequence[float]) -> list[Array]:
+def _iterated(pairs: _Pairs, y: Array, penalties: Sequence[float], tolerance: float) -> list[Array]:
     """From the largest penalty down, each from the solution before."""
     mean = y.mean(axis=0)
-    shape = (len(pairs.left), len(pairs.right))
     coefficients, out = np.zeros_like(y, dtype=np.float64), {}
     for penalty in sorted(penalties, reverse=True):
         for c in range(y.shape[1]):
-            coefficients[:, c] = _solved(pairs, shape, y[:, c] - mean[c], penalty, coefficients[:, c])
-        scores = [_spread(pairs.cross_left, pairs.cross_right, pairs.cells, shape, a) for a in coefficients.T]
-        out[penalty] = np.stack([score[pairs.test] for score in scores], axis=1) + mean
+            coefficients[:, c] = _solved(pairs, y[:, c] - mean[c], penalty, coefficients[:, c], tolerance)
+        out[penalty] = np.stack([pairs.predict(a) for a in coefficients.T], axis=1) + mean
     return [out[penalty] for penalty in penalties]
 
 
-def _solved(pairs: Pairs, shape: tuple[int, int], y: Array, penalty: float, start: Array) -> Array:
-    def product(a: Array) -> Array:
-        a = a.ravel()
-        return np.asarray(_spread(pairs.left, pairs.right, pairs.cells, shape, a)[pairs.cells] + penalty * a)
-
-    system = LinearOperator((len(y), len(y)), product, dtype=np.float64)
-    solution, failed = cg(system, y, x0=start, rtol=TOLERANCE, maxiter=MOST_ITERATIONS)
+def _solved(pairs: _Pairs, y: Array, penalty: float, start: Array, tolerance: float) -> Array:
+    system = LinearOperator((len(y), len(y)), lambda a: pairs.times(a.ravel()) + penalty * a.ravel(), dtype=np.float64)
+    solution, failed = cg(system, y, x0=start, rtol=tolerance, maxiter=MOST_ITERATIONS)
     if failed:
         warnings.warn(f"conjugate gradients stopped after {failed} iterations at penalty {penalty:g}.", stacklevel=2)
     return np.asarray(solution)
-
-
-def _spread(left: Array, right: Array, cells: tuple[Index, Index], shape: tuple[int, int], a: Array) -> Array:
-    """left @ grid(a) @ rightᵀ. Shape: (rows of left, rows of right)."""
-    grid = sp.csr_array(sp.coo_array((a, cells), shape=shape))
-    return np.asarray((grid.T @ left.T).T @ right.T)
