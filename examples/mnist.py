@@ -2,7 +2,7 @@
 
     python examples/mnist.py --data FOLDER             # 10,000 training images, about a minute on two cores
     python examples/mnist.py --data FOLDER --rows 60000
-    python examples/mnist.py --data FOLDER --quick     # seconds
+    python examples/mnist.py --quick                   # seconds; without --data: scikit-learn's digits, enlarged
 
 FOLDER holds the four files train-images-idx3-ubyte.gz, train-labels-idx1-ubyte.gz, t10k-images-idx3-ubyte.gz and
 t10k-labels-idx1-ubyte.gz. The same network learns from raw pixels and from `ks.Patches` of the training images, which are the
@@ -20,9 +20,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.datasets import load_digits
 
 import kronsgd as ks
 from kronsgd.datasets import load_mnist
+
+
+def read(folder: str | None, quick: bool, n_train: int, n_test: int) -> tuple[Any, Any, Any, Any]:
+    """(training images, digits, test images, digits), images of 28 × 28."""
+    if folder is None and quick:
+        print("no --data: scikit-learn's digits, enlarged.")
+        small, y = load_digits(return_X_y=True)
+        images = np.pad(np.kron(small.reshape(-1, 8, 8) / 16, np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))
+        return images[:n_train], y[:n_train], images[n_train:][:n_test], y[n_train:][:n_test]
+    if folder is None:
+        raise SystemExit("error: --data FOLDER is missing; see --help for the files, or try --quick.")
+    try:
+        problem = load_mnist(folder, n_train, center=False)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error} Download the four idx files of MNIST (by LeCun, Cortes and Burges) there.") from None
+    images, new_images = (x.coordinates(x).reshape(-1, 28, 28) for x in (problem.X, problem.X_test[np.arange(n_test)]))
+    return images, problem.y, new_images, problem.y_test[:n_test]
 
 
 def learn(name: str, X: Any, y: Any, X_test: Any, y_test: Any, epochs: int) -> tuple[ks.KronClassifier, Any]:
@@ -62,19 +80,14 @@ def draw(path: Path, models: dict[str, ks.KronClassifier], images: Any, y: Any, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="folder of the four MNIST files")
+    parser.add_argument("--data", help="folder of the four MNIST files")
     parser.add_argument("--rows", type=int, default=10_000, help="training images to use, the first so many")
     parser.add_argument("--quick", action="store_true", help="500 training and test images, to see that it runs")
     parser.add_argument("--out", type=Path, default=Path("runs/examples"), help="folder for the picture")
     args = parser.parse_args()
     logging.getLogger("kronsgd").setLevel(logging.ERROR)
     n_train, n_test, n_filters, epochs = (500, 500, 16, 5) if args.quick else (args.rows, 10_000, 128, 15)
-    try:
-        problem = load_mnist(args.data, n_train, center=False)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error} Download the four idx files of MNIST (by LeCun, Cortes and Burges) there.") from None
-    y, y_test = problem.y, problem.y_test[:n_test]
-    images, new_images = (x.coordinates(x).reshape(-1, 28, 28) for x in (problem.X, problem.X_test[np.arange(n_test)]))
+    images, y, new_images, y_test = read(args.data, args.quick, n_train, n_test)
     pixels = ks.Dense(images.reshape(n_train, -1), center=True)
     started = time.perf_counter()
     patches = ks.Patches(
