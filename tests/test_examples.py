@@ -18,7 +18,8 @@ pytestmark = pytest.mark.skipif(not EXAMPLES, reason="the examples do not lie be
 
 
 def test_there_are_examples():
-    assert {"recommender", "fusion", "feature_learning", "crosses", "affinity", "digits", "mnist", "sick"} <= {path.stem for path in EXAMPLES}
+    names = {"recommender", "fusion", "feature_learning", "crosses", "affinity", "digits", "mnist", "sick"}
+    assert names <= {path.stem for path in EXAMPLES}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
