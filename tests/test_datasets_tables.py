@@ -188,3 +188,14 @@ def test_missing_pyarrow_is_named(tmp_path, monkeypatch):
     with pytest.raises(ModuleNotFoundError, match=r"pip install kronsgd\[tables\]") as info:
         read_table(write(tmp_path / "t.csv", "id,a\n1,2\n"))
     sentence(info)
+
+
+def test_a_first_column_that_may_hold_ids_is_told(tmp_path, caplog):
+    path = write(tmp_path / "users.csv", "number,a,b\n5,0.1,1\n6,0.2,0\n7,0.3,2\n")
+    leaf, ids = read_table(path)
+    assert (leaf.dim, ids.tolist()) == (3, [0, 1, 2])
+    assert "column 'number' of users.csv is taken as a feature" in caplog.text
+    caplog.clear()
+    assert read_table(path, ids="number")[1].tolist() == [5, 6, 7]
+    read_table(write(tmp_path / "ages.csv", "age,a\n31,0.1\n29,0.2\n40,0.3\n"))
+    assert not caplog.text

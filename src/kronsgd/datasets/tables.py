@@ -238,7 +238,17 @@ def _from_columns(path: Path, ids: str | ArrayLike | None, kind: str) -> tuple[A
         )
     if not arrays:
         raise ValueError(f"{path} has no columns besides the ids {id_column!r}; at least one of numbers is needed.")
+    if id_column is None and ids is None and len(arrays) > 1 and _may_be_ids(arrays[names[0]]):
+        logger.warning(
+            "column %r of %s is taken as a feature, and the ids as 0, 1, 2, …; if it holds the ids, pass ids=%r.",
+            names[0], path.name, names[0],
+        )  # fmt: skip
     return np.column_stack(list(arrays.values())), own_ids
+
+
+def _may_be_ids(column: Array) -> bool:
+    """Whether these are different whole numbers, in rising order as ids often are."""
+    return len(column) > 2 and bool((column == np.floor(column)).all() and (np.diff(column) > 0).all())
 
 
 def _plain_ids(ids: Array) -> Array:
