@@ -10,7 +10,7 @@ import pytest
 from kronsgd import RBF, Dense
 from kronsgd.engines import ScanEngine
 from kronsgd.engines import coefficients as coefficients_module
-from kronsgd.features import gram, grouping, kernel_leaves, leaf, leaves
+from kronsgd.features import gram, grouping, kernel_leaves, leaf, leaves, vector_kernels
 from kronsgd.kernels import panels, products
 from kronsgd.kernels import scan as kernels
 from kronsgd.losses import LOSSES
@@ -44,7 +44,7 @@ class Counter:
         for module, names in KERNELS.items():
             for name in names:
                 monkeypatch.setattr(module, name, self.counted(name, getattr(module, name)))
-        for module in (leaf, leaves, kernel_leaves):
+        for module in (leaf, leaves, kernel_leaves, vector_kernels):
             monkeypatch.setattr(module, "matmul", self.counted("matmul", module.matmul))
 
     def counted(self, name, function):

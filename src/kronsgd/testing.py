@@ -20,10 +20,10 @@ from kronsgd.engines.base import Engine
 from kronsgd.engines.dense import DenseEngine
 from kronsgd.features.base import Features
 from kronsgd.features.gram import RowGram
-from kronsgd.features.kernel_leaves import RBF
 from kronsgd.features.known import append_rows
 from kronsgd.features.leaves import Dense, OneHot
 from kronsgd.features.serialize import compress, features_from_state, features_state, prototype
+from kronsgd.features.vector_kernels import RBF
 from kronsgd.initial import coordinate_dim
 from kronsgd.losses import LOSSES, Loss
 from kronsgd.network import TwoLayer
