@@ -39,8 +39,9 @@ def pair_rows(complete):
     return X, X_test, RNG.normal(size=(len(X), 2))
 
 
-@pytest.mark.parametrize("complete", [True, False], ids=["complete grid", "repeated and missing pairs"])
-def test_pair_ridge_is_ridge_on_the_dense_kernel(complete):
+@pytest.mark.parametrize(("complete", "sparse"), [(True, 0), (False, 0), (False, 2)], ids=["complete", "dense", "sparse"])
+def test_pair_ridge_is_ridge_on_the_dense_kernel(complete, sparse, monkeypatch):
+    monkeypatch.setattr("kronsgd.ridge.SPARSE", sparse)  # a grid with repeated and missing pairs as either kind of array
     X, X_test, y = pair_rows(complete)
     found = pair_ridge(X, y, X_test, PENALTIES)
     gram, cross = normalised_inner(X, X), normalised_inner(X_test, X)

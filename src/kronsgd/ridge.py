@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import scipy.linalg
+import scipy.sparse as sp
 from numpy.typing import NDArray
 from scipy.sparse.linalg import LinearOperator, cg
 
@@ -25,6 +26,7 @@ __all__ = ["feature_ridge", "is_complete", "kernel_ridge", "normalised_inner", "
 Array = NDArray[Any]
 Index = NDArray[np.int64]
 MOST_ITERATIONS = 1000  # of conjugate gradients
+SPARSE = 0.1  # share of a grid's cells below which a sparse product with it is the faster one
 
 
 def normalised_inner(X: Features, other: Features) -> Array:
@@ -107,9 +109,11 @@ class _Pairs:
         """What coefficients a (n,) predict. Shape: (n',)."""
         return np.asarray((self.cross_left @ self._grid(a) @ self.cross_right.T)[self.test])
 
-    def _grid(self, a: Array) -> Array:
+    def _grid(self, a: Array) -> Any:
         """The coefficients in their cells; those of a pair that is there twice add up. Shape: (p, q)."""
         shape = len(self.left), len(self.right)
+        if len(a) < SPARSE * shape[0] * shape[1]:
+            return sp.csr_array((a, self.cells), shape=shape)
         return np.bincount(np.ravel_multi_index(self.cells, shape), a, shape[0] * shape[1]).reshape(shape)
 
 
