@@ -33,8 +33,9 @@ PARAMETERS = """
     n_hidden : int, default=1024
         Number of neurons m of each network.
     n_networks : int, default=1
-        Networks E that are trained side by side on the same batches, each from its own seed, and averaged. They share inner
-        products, so that E networks cost less than E trainings; each is, to rounding, what it would be alone.
+        Networks E that are trained side by side on the same batches, each from its own seed, and averaged; each is, to
+        rounding, what it would be alone. They share inner products: with engine="scan" five cost about three trainings,
+        with "grid", which forms few, as many as they are.
     engine : {"auto", "scan", "tree", "eager", "dense", "grid"}, default="auto"
         How steps are computed; never what they are. "scan" never builds the product, "dense" does. "tree" is "scan" for small
         batches and wide networks: it evaluates only the neurons that can fire, to the same last bit. "eager" is for single rows

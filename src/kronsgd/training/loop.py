@@ -163,9 +163,8 @@ def train(
             record |= _validation_record(engine, state, loss, validation)
             history.records.append(record)
             _show(bar, record)
-            last = batches[-1]  # its loss is taken again: the step itself may have thrown it off
-            now = loss_now(engine, state, loss, rows[last], targets[last], weights[last])
-            if max(record["loss"] * TOO_LARGE / settings.worst, now) > limit:
+            last = [array[batches[-1]] for array in (rows, targets, weights)]  # again: the step itself may have thrown it off
+            if max(record["loss"] * TOO_LARGE / settings.worst, loss_now(engine, state, loss, *last)) > limit:
                 raise Diverged
             reason = StopReason.SILENT if sums[1] == 0 else stopper.after_epoch(engine, state, record)
             if reason is not None:
