@@ -55,7 +55,7 @@ def word_vectors(
     if len(vocabulary) < 3:
         raise ValueError(f"the sentences have {len(vocabulary)} different words; at least 3 are needed for word vectors.")
     number = {word: i for i, word in enumerate(vocabulary)}
-    counts: Counter[tuple[int, int]] = Counter()
+    counts: Counter[tuple[int, int]] = Counter()  # of numbers with fractions, which its type does not allow for: see below
     for sentence in sentences:
         ids = [number[word] for word in sentence]
         for i, a in enumerate(ids):

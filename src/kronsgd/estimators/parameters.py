@@ -132,7 +132,7 @@ def names_checked(init: Callable[P, None], base: Any = None) -> Callable[P, None
         _check_names(type(args[0]).__name__, kwargs, known, TypeError)
         init(*args, **kwargs)
 
-    checked.__signature__ = signature  # type: ignore[attr-defined]
+    checked.__signature__ = signature  # type: ignore[attr-defined]  # inspect reads it, but functions declare none
     return checked
 
 

@@ -187,7 +187,7 @@ class Features(ABC):
     def _same_structure(self, other: Features) -> bool:
         if type(self) is not type(other) or len(self.children) != len(other.children):
             return False
-        if isinstance(self, (Constant, Power)) and self.parameter != other.parameter:  # type: ignore[attr-defined]
+        if isinstance(self, (Constant, Power)) and self.parameter != other.parameter:  # type: ignore[attr-defined]  # of the same type
             return False
         return all(a._same_structure(b) for a, b in zip(self.children, other.children, strict=True))
 
@@ -286,7 +286,7 @@ class Power(Features):
         return reduce(mul, [values[0]] * self.parameter)
 
     def join(self, coordinates: Sequence[Array]) -> Array:
-        return Product.join(self, list(coordinates) * self.parameter)  # type: ignore[arg-type]
+        return Product.join(self, list(coordinates) * self.parameter)  # type: ignore[arg-type]  # a Power is no Product
 
     def weighted(self, weight: float) -> Features:
         return Power(self.children[0].weighted(weight ** (1 / self.parameter)), self.parameter)

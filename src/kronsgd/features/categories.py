@@ -32,7 +32,7 @@ class Categories(Derived):
     table: Sparse
 
     def __init__(self, table: Any) -> None:
-        self.names = [str(name) for name in table.keys()] if hasattr(table, "keys") else None  # noqa: SIM118
+        self.names = [str(name) for name in table.keys()] if hasattr(table, "keys") else None  # noqa: SIM118 (data frames)
         columns = _columns(table)
         self.known: list[list[str]] = [sorted(set(column) - {""}) for column in columns]
         empty = next((c for c, known in enumerate(self.known) if not known), None)
@@ -84,7 +84,7 @@ def crosses(table: Any, degree: int = 2) -> Features:
 
 def _in_order(table: Any, names: list[str]) -> dict[str, Any]:
     """The columns called `names`; others are left out."""
-    found = {str(name): table[name] for name in table.keys()}  # noqa: SIM118
+    found = {str(name): table[name] for name in table.keys()}  # noqa: SIM118 (data frames)
     missing = [name for name in names if name not in found]
     if missing:
         raise ValueError(f"the table has no column {missing[0]!r}; it needs {names}.{did_you_mean(missing[0], found)}")
