@@ -77,6 +77,14 @@ class TorchExchange(Exchange):
         self._dist.all_reduce(tensor, group=self._group)
         return float(tensor.cpu()[0])
 
+    def check_same(self, what: str, value: str) -> None:
+        """Raise ValueError on every rank unless all have the same `value` of `what`."""
+        values: list[Any] = [None] * self.size
+        self._dist.all_gather_object(values, value, group=self._group)
+        other = next((rank for rank, its in enumerate(values) if its != values[0]), None)
+        if other is not None:
+            raise ValueError(f"rank {other} has other {what} than rank 0; give every rank the same, in the same order.")
+
     def fold(self, parts: Iterable[Array]) -> Array:
         """One rank after the other adds its own. Cost: an array sent from rank to rank, and from the last one to all."""
         own = list(parts)

@@ -13,7 +13,7 @@ from kronsgd.planner import Plan, Schedule, make_plan
 from kronsgd.training import rows_per_step
 from kronsgd.training.horizon import SAMPLE
 
-__all__ = ["chosen_engine", "measured_plan", "planned"]
+__all__ = ["chosen_engine", "engine_over_ranks", "measured_plan", "planned"]
 
 OVER_RANKS = ("scan", "grid")  # engines whose sums are made block by block
 
@@ -38,16 +38,19 @@ def planned(model: Any, network: TwoLayer, features: Features, stream: bool = Fa
 
 
 def chosen_engine(model: Any, network: TwoLayer, features: Features, stream: bool) -> str:
-    """The engine to train with. ValueError or MemoryError where none can.
-
-    Over ranks: the one that was asked for, or grid for blocks and scan for all else, on any number of ranks.
-    """
+    """The engine to train with. ValueError or MemoryError where none can."""
     if not network.exchange.shared:
         return planned(model, network, features, stream).choose()
+    asked = engine_over_ranks(model)
+    return planned(clone(model).set_params(engine=asked), network, features, stream).choose()
+
+
+def engine_over_ranks(model: Any) -> str:
+    """The engine that several ranks use: the one asked for, or grid for blocks and scan for all else. ValueError for others."""
     asked = model.engine if model.engine != "auto" else "grid" if model.batching == "blocks" else "scan"
     if asked not in OVER_RANKS:
         raise ValueError(f'engine="{asked}" trains in one process; over ranks use one of {sorted(OVER_RANKS)}, or "auto".')
-    return planned(clone(model).set_params(engine=asked), network, features, stream).choose()
+    return str(asked)
 
 
 def measured_plan(model: Any) -> Plan:
