@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from importlib.util import find_spec
 
 from kronsgd.distributed import thread_budget
@@ -12,6 +13,7 @@ from kronsgd.parallel import threads
 
 __all__ = ["first_rank", "over_ranks", "process_group"]
 
+PATIENCE = timedelta(minutes=10)  # with a rank that says nothing: it covers compilation, and the writing of a large model
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -41,7 +43,14 @@ def process_group() -> Iterator[None]:
         raise ModuleNotFoundError('training over several processes needs PyTorch; run pip install "kronsgd[torch]".')
     import torch.distributed as dist
 
-    dist.init_process_group("gloo")
+    try:
+        dist.init_process_group("gloo", timeout=PATIENCE)
+    except RuntimeError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise ConnectionError(
+            f"rank {os.environ['RANK']} could not join the others at {where} ({str(error).splitlines()[0]}); check that rank 0 "
+            "runs there, that the port is free and open, and GLOO_SOCKET_IFNAME where a host has several networks."
+        ) from error
     try:
         with threads(thread_budget()):
             yield
