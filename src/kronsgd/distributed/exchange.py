@@ -90,8 +90,8 @@ class TorchExchange(Exchange):
             yield
         except RuntimeError as error:
             raise ConnectionError(
-                f"rank {self.rank} of {self.size} has lost the others ({str(error).splitlines()[0]}): one has stopped or cannot "
-                "be reached; see its messages, and go on from the last checkpoint."
+                f"rank {self.rank} of {self.size} has lost the others ({str(error).splitlines()[0]}): one has stopped or "
+                "cannot be reached; see its messages, and go on from the last checkpoint."
             ) from error
 
     def _tensor(self, array: Array) -> Any:
