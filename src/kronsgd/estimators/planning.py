@@ -14,10 +14,10 @@ from kronsgd.training.horizon import SAMPLE
 __all__ = ["measured_plan", "planned"]
 
 
-def planned(model: Any, network: TwoLayer, features: Features, stream: bool = False) -> Plan:
+def planned(model: Any, network: TwoLayer, features: Features, stream: bool = False, engine: str | None = None) -> Plan:
     """What fitting `model` on these rows would cost with each engine. ValueError for blocks of what has no pairs.
 
-    stream: they are the first rows of a stream.
+    stream: they are the first rows of a stream. engine: instead of the model's own.
     """
     n = features.n_rows
     block = rows_per_step(model.batch_size, n, blocks=True)
@@ -29,7 +29,8 @@ def planned(model: Any, network: TwoLayer, features: Features, stream: bool = Fa
     share = float(model.validation_fraction) if model.early_stopping else 0.0
     schedule = Schedule(batch, block, blocks, probe, round(n * share / (1 - share)), stream)
     return make_plan(
-        network, features, schedule, normalize=bool(model.normalize), engine=model.engine, memory_limit=model.memory_limit
+        network, features, schedule, normalize=bool(model.normalize), engine=engine or model.engine,
+        memory_limit=model.memory_limit,
     )
 
 
