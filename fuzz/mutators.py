@@ -37,7 +37,7 @@ TOML = [
     "file = 'x'\n", "kind = 'dense'\n", "n_hidden = 8\n", "expression = 'a'\n", "= 1\n", "[[tables]]\n", "a = ", "'", '"', "[",
     "{", "1979-05-27", "1e999", "nan", "0x" + "f" * 40, "[" * 99, "\\u0000", "loss = ['a']\n", "a.b.c = 1\n", '"" = 1\n',
 ]  # fmt: skip
-CSV = ["a,b,y,w\n", "a,1,2.5,1\n", ",", "\n", '"', "nan", "1e999", "-1", "\x00", "7.0", "7", "\r", ";", "1" * 50, "é", "\t", "a,"]
+CSV = ["a,b,y,w\n", "a,1,2.5,1\n", ",", "\n", '"', "nan", "1e999", "-1", "\x00", "7.0", "7", "\r", ";", "1" * 50, "é", "\t"]
 
 
 def _bytes(data: bytes, rng: random.Random) -> bytes:
@@ -100,12 +100,13 @@ def _json(value: Any, rng: random.Random) -> Any:
         del node[key]
     elif kind == 1:
         other, its = rng.choice(places)
-        node[key] = json.loads(json.dumps(other[its])) if its in other or isinstance(other, list) and its < len(other) else 0
+        node[key] = json.loads(json.dumps(other[its])) if its in other else 0
     elif kind == 2 and isinstance(node, list):
         node.extend([node[key]] * rng.choice([1, 2, 50]))
     elif kind == 3 and isinstance(node[key], dict):
         for _ in range(rng.choice([1, 3, 9, 400])):
-            node[key] = {"kind": rng.choice(["Power", "Sum", "Product"]), "children": [node[key]], "parameter": rng.choice([1, 2, 64])}
+            kind_of, exponent = rng.choice(["Power", "Sum", "Product"]), rng.choice([1, 2, 64])
+            node[key] = {"kind": kind_of, "children": [node[key]], "parameter": exponent}
     elif kind == 4 and key == "kind":
         node[key] = rng.choice(KINDS)
     else:
@@ -166,7 +167,7 @@ def _change_numbers(body: bytearray, start: int, end: int, dtype: str, rng: rand
 
 def _npy(data: bytes, rng: random.Random) -> bytes:
     """The header of an .npy file, or its bytes."""
-    if rng.random() < 0.5 or not data.startswith(b"\x93NUMPY"):
+    if rng.random() < 0.5 or not data.startswith(b"\x93NUMPY") or len(data) < 10:
         return _bytes(data, rng)
     size = struct.unpack("<H", data[8:10])[0]
     shape = rng.choice(["(3,)", "(3, 2)", "(1000000000,)", "(2, 100000, 100000)", "(0, 5)", "()", "(-1,)", "(True,)", "(6, 1)"])

@@ -32,14 +32,18 @@ def _kernel() -> ks.Kernel:
 
 def _leaves(rng: np.random.Generator) -> dict[str, ks.Features]:
     return {
-        "dense": ks.Dense(rng.normal(size=(N, 2)), center=True, scale=True), "float32": ks.Dense(rng.normal(size=(N, 2)).astype("f4")),
-        "sparse": ks.Sparse(sp.random(N, 5, 0.5, random_state=0)), "onehot": ks.OneHot(np.arange(N) % 3, 4), "kernel": _kernel()[np.arange(N) % 5],
-        "rbf": ks.RBF(rng.normal(size=(4, 2)))[np.arange(N) % 4], "tanimoto": ks.Tanimoto(rng.integers(0, 2, (N, 4)).astype(float)),
+        "dense": ks.Dense(rng.normal(size=(N, 2)), center=True, scale=True),
+        "float32": ks.Dense(rng.normal(size=(N, 2)).astype("f4")),
+        "sparse": ks.Sparse(sp.random(N, 5, 0.5, random_state=0)), "onehot": ks.OneHot(np.arange(N) % 3, 4),
+        "kernel": _kernel()[np.arange(N) % 5], "rbf": ks.RBF(rng.normal(size=(4, 2)))[np.arange(N) % 4],
+        "tanimoto": ks.Tanimoto(rng.integers(0, 2, (N, 4)).astype(float)),
         "lowrank": ks.LowRank(rng.normal(size=(N, 2)), rng.normal(size=(2, 5))),
-        "spectrum": ks.Spectrum(["abab", "abba", "baab", "bbbb"] * 2, 2, idf=True), "weighted": 0.3 * ks.Dense(rng.normal(size=(N, 2))),
+        "spectrum": ks.Spectrum(["abab", "abba", "baab", "bbbb"] * 2, 2, idf=True),
+        "weighted": 0.3 * ks.Dense(rng.normal(size=(N, 2))),
         "categories": ks.Categories({"x": ["u", "v"] * 4, "y": [1, 2, 3, 4] * 2}),
         "patches": ks.Patches(rng.normal(size=(N, 4, 4)), 3, n_filters=3, n_places=2, center=True),
-        "bag-dense": ks.Bag(ks.Dense(rng.normal(size=(9, 2))), np.arange(9) % N), "bag-items": ks.Bag(ks.RBF(rng.normal(size=(9, 2))), np.arange(9) % N),
+        "bag-dense": ks.Bag(ks.Dense(rng.normal(size=(9, 2))), np.arange(9) % N),
+        "bag-items": ks.Bag(ks.RBF(rng.normal(size=(9, 2))), np.arange(9) % N),
         "bag-sparse": ks.Bag(ks.OneHot(np.arange(9)), np.arange(9) % N, form="sparse", normalize=True),
     }  # fmt: skip
 
@@ -57,7 +61,9 @@ def models() -> dict[str, bytes]:
         "powers": ((1 + ks.Dense(rng.normal(size=(N, 2)))) ** 3, {"antisymmetric": False}),
         **{f"leaf-{name}": (leaf * ks.OneHot(np.arange(N) % 2), {}) for name, leaf in leaves},
     }  # fmt: skip
-    out = {name: _saved(ks.KronRegressor(**{**OPTIONS, **options}).fit(X, rng.normal(size=N))) for name, (X, options) in cases.items()}
+    out = {}
+    for name, (X, options) in cases.items():
+        out[name] = _saved(ks.KronRegressor(**{**OPTIONS, **options}).fit(X, rng.normal(size=N)))
     labels = np.array(["no", "yes", "so"])[np.arange(N) % 3]
     out["classes"] = _saved(ks.KronClassifier(**OPTIONS).fit(pairs, labels))
     return out
@@ -101,13 +107,17 @@ def tables() -> dict[str, bytes]:
     """Files of entities of every ending and kind."""
     x, ids = np.arange(6.0).reshape(3, 2), np.array(["p", "q", "r"])
     matrix = sp.csr_array(x)
-    sparse = {"indices": matrix.indices, "indptr": matrix.indptr, "format": np.array("csr"), "shape": np.array([3, 2]), "data": matrix.data}
+    sparse = {name: getattr(matrix, name) for name in ("indices", "indptr", "data")}
+    sparse |= {"format": np.array("csr"), "shape": np.array([3, 2])}
     files = {
-        "npy dense": _npy(x), "npy onehot": _npy(np.arange(3)), "npy kernel": _npy(np.eye(3) + 1), "npy rbf": _npy(x.astype("f4")),
-        "npy tanimoto": _npy(np.eye(3)), "npy patches": _npy(np.arange(75.0).reshape(3, 5, 5) % 7), "npy categories": _npy(np.array([["u", "v"]] * 3)),
-        "npz dense": _npz(features=x, ids=ids), "npz sparse": _npz(ids=ids, **sparse), "npz spectrum": _npz(features=np.array(["abcd", "bcda", "cd"])),
-        "npz bag": _npz(features=x, ids=np.array([1, 1, 2])), "csv dense": b"id,u,v\np,1,2\nq,3,4.5\n", "csv spectrum": b"id,s\np,abcab\nq,bca\n",
-        "csv categories": b"id,u,v\np,x,2\nq,y,\n", "csv bag": b"bag_id,u\nb,1\nb,2\nc,3\n", "csv onehot": b"id,u\n1,0\n2,3\n",
+        "npy dense": _npy(x), "npy onehot": _npy(np.arange(3)), "npy kernel": _npy(np.eye(3) + 1),
+        "npy rbf": _npy(x.astype("f4")), "npy tanimoto": _npy(np.eye(3)),
+        "npy patches": _npy(np.arange(75.0).reshape(3, 5, 5) % 7), "npy categories": _npy(np.array([["u", "v"]] * 3)),
+        "npz dense": _npz(features=x, ids=ids), "npz sparse": _npz(ids=ids, **sparse),
+        "npz spectrum": _npz(features=np.array(["abcd", "bcda", "cd"])), "npz bag": _npz(features=x, ids=np.array([1, 1, 2])),
+        "csv dense": b"id,u,v\np,1,2\nq,3,4.5\n", "csv spectrum": b"id,s\np,abcab\nq,bca\n",
+        "csv categories": b"id,u,v\np,x,2\nq,y,\n", "csv bag": b"bag_id,u\nb,1\nb,2\nc,3\n",
+        "csv onehot": b"id,u\n1,0\n2,3\n",
         "txt -": b"1 2 3\n4 5 6.5\n", "gz -": gzip.compress(struct.pack(">4BI", 0, 0, 8, 1, 5) + b"12345", mtime=0),
     }  # fmt: skip
     return {head.replace(" ", "-"): head.encode() + b"\n" + content for head, content in files.items()}
@@ -126,9 +136,10 @@ def _npz(**arrays: Any) -> bytes:
 def texts() -> dict[str, dict[str, bytes]]:
     """Pairs, settings and expressions."""
     settings = {
-        "own": "[tables.a]\nfile = 'a.npy'\nkind = 'kernel'\npsd = 'clip'\n[tables.b]\nfile = 'b.csv'\nids = 'x'\n[pairs]\nfile = 'p.csv'\n"
-        "target = 'y'\nweight = 'w'\ngroups = 'a'\n[pairs.columns]\na = 'c'\n[features]\nexpression = '(1 + a) * b ** 2'\n[validation]\n"
-        "fraction = 0.2\nsetting = 'new a'\n[model]\nn_hidden = 64\nlearning_rate_init = 'auto'\n[search]\noutput_scale = [0.1, 1]\nfolds = 2\n",
+        "own": "[tables.a]\nfile = 'a.npy'\nkind = 'kernel'\npsd = 'clip'\n[tables.b]\nfile = 'b.csv'\nids = 'x'\n"
+        "[pairs]\nfile = 'p.csv'\ntarget = 'y'\nweight = 'w'\ngroups = 'a'\n[pairs.columns]\na = 'c'\n"
+        "[features]\nexpression = '(1 + a) * b ** 2'\n[validation]\nfraction = 0.2\nsetting = 'new a'\n"
+        "[model]\nn_hidden = 64\nlearning_rate_init = 'auto'\n[search]\noutput_scale = [0.1, 1]\nfolds = 2\n",
         "published": "[data]\ndataset = 'davis'\npath = 'x'\nsplit = 'drugs'\ndrug_power = 2\n[ensemble]\nseeds = 3\n",
         "digits": "[data]\ndataset = 'digits'\n[model]\nclass_weight = 'balanced'\nrandom_state = 3\nshuffle = false\n",
     }  # fmt: skip

@@ -59,7 +59,7 @@ def _promise(*allowed: type[BaseException]) -> Iterator[Path]:
     before, known = _peak(), limits.available_memory
     limits.available_memory = lambda: float(MOST_BYTES)
     try:
-        with tempfile.TemporaryDirectory(prefix="kronsgd-fuzz-") as folder, warnings.catch_warnings(), np.errstate(all="ignore"):
+        with warnings.catch_warnings(), np.errstate(all="ignore"), tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
             warnings.simplefilter("ignore")
             yield Path(folder)
     except allowed as error:

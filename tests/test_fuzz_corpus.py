@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from fuzz import targets
 
 CORPUS = Path(targets.__file__).parent / "corpus"
