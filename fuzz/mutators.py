@@ -129,8 +129,10 @@ def _safetensors(data: bytes, rng: random.Random) -> bytes:
 
 def _change_model(header: dict[str, Any], body: bytearray, rng: random.Random) -> dict[str, Any]:
     names = [name for name in header if name != "__metadata__"]
-    kind = rng.randrange(10)
-    if kind < 5:
+    kind = rng.randrange(11)
+    if kind == 10:
+        header = _nested(header, rng)
+    elif kind < 5:
         meta = _json(json.loads(header["__metadata__"]["kronsgd"]), rng)
         header["__metadata__"]["kronsgd"] = json.dumps(meta)
     elif kind < 8:
@@ -146,6 +148,19 @@ def _change_model(header: dict[str, Any], body: bytearray, rng: random.Random) -
     else:
         a, b = rng.choice(names), rng.choice(names)
         header[a], header[b] = header[b], header[a]
+    return header
+
+
+def _nested(header: dict[str, Any], rng: random.Random) -> dict[str, Any]:
+    """The features inside other nodes, and their arrays' names with them."""
+    meta, levels = json.loads(header["__metadata__"]["kronsgd"]), rng.choice([1, 1, 2, 3, 50, 150, 250])
+    kind, exponent = rng.choice(["Power", "Sum", "Product"]), rng.choice([1, 2, 3, 64])
+    for tree in ("features", "basis"):
+        for _ in range(levels):
+            meta[tree] = {"kind": kind, "children": [meta[tree]], "parameter": exponent}
+        for name in [name for name in header if name.split(".")[0] == tree]:
+            header[tree + ".0" * levels + name.removeprefix(tree)] = header.pop(name)
+    header["__metadata__"]["kronsgd"] = json.dumps(meta)
     return header
 
 

@@ -55,12 +55,12 @@ def _from_state(arrays: Mapping[str, Array], tree: Mapping[str, Any], prefix: st
         if len(index) and not 0 <= index.min() <= index.max() < leaf.n_entities:
             raise ValueError(f"the row index of {leaf.expression()} points outside its {leaf.n_entities} entities")
         return leaf.with_index(index)
+    if kind not in (*NODES, "Power"):
+        raise ValueError(f"unknown feature kind {kind!r}")
     children = [_from_state(arrays, c, f"{prefix}.{i}") for i, c in enumerate(tree["children"])]
     if kind == "Power":
         return Power(children[0], tree["parameter"])
-    if kind in NODES:
-        return NODES[kind](children)
-    raise ValueError(f"unknown feature kind {kind!r}")
+    return NODES[kind](children)
 
 
 def _depth(tree: Any) -> int:
