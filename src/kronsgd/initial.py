@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kronsgd.features.base import Constant, Features, Sum
+from kronsgd.features.base import Constant, Features, Sum, describe_dim
 from kronsgd.features.gram import inverse_norms
 from kronsgd.features.grouping import (
     Combination,
@@ -61,8 +61,8 @@ class InitialWeights:
         need = 8 * n * coordinate_dim(self.prototype)
         if need > MAX_COORDINATES:
             raise ValueError(
-                f"{n} vectors of {coordinate_dim(self.prototype):,} coordinates would take {need / 2**30:.1f} GiB, above the "
-                f"{MAX_COORDINATES / 2**30:.0f} GiB allowed for {what}."
+                f"{n} vectors of {describe_dim(coordinate_dim(self.prototype))} coordinates would take "
+                f"{describe_dim(need >> 30)} GiB, above the {MAX_COORDINATES / 2**30:.0f} GiB allowed for {what}."
             )
 
     def factor(self, slot: Slot, block: int, size: int) -> Array:

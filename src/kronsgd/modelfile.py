@@ -59,7 +59,7 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str
         raise ValueError(f"{path} holds arrays but no kronsgd model; give a file written by model.save(path).")
     try:
         meta = json.loads(header)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"the description inside {path} is not JSON ({error}); save the model again.") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else None

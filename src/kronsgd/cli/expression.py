@@ -32,7 +32,7 @@ def build_features(text: str, tables: Mapping[str, Features]) -> Features:
     try:
         tree = ast.parse(text.strip(), mode="eval").body
         value = _value(tree, text, tables)
-    except (SyntaxError, RecursionError, MemoryError) as error:
+    except (SyntaxError, RecursionError, MemoryError, OverflowError) as error:
         where = f" near character {error.offset}" if isinstance(error, SyntaxError) and error.offset else ""
         raise ValueError(f"the feature expression {text!r} cannot be read{where}; {ALLOWED}") from None
     if not isinstance(value, Features):

@@ -49,7 +49,7 @@ def read_toml(path: Path | None) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} is not a file; give the path of a TOML file, or flags only.")
     try:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:  # the message tells line and column
+    except (ValueError, RecursionError) as error:  # the message tells line and column
         raise ValueError(f"{path} is not valid TOML: {error}; correct that line.") from None
     tables = raw.get("tables")
     sections = [raw.get(name) for name in ("data", "pairs", "validation")]

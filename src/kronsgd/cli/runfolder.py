@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from kronsgd import __version__, load
 from kronsgd.cli.scores import Prediction
 from kronsgd.cli.tables import Table
-from kronsgd.datasets.files import read_json, read_npz
+from kronsgd.datasets.files import first_line, read_json, read_npz
 from kronsgd.estimators import KronEstimator
 from kronsgd.features.serialize import features_from_state, features_state
 
@@ -181,18 +181,29 @@ def open_run(path: Path) -> Run:
     try:
         run = RunFile.model_validate(read_json(folder / "tables.json"))
         tables = {name: _open_table(folder, entry) for name, entry in run.tables.items()}
-    except (ValidationError, KeyError, TypeError, IndexError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-        raise ValueError(f"{folder / 'tables.json'} is damaged ({reason}); train the run again.") from None
-    files = [path] if path.is_file() else [folder / name for name in run.models]
+        files = [path] if path.is_file() else [_inside(folder, name) for name in run.models]
+    except ValidationError as error:
+        raise ValueError(f"{folder / 'tables.json'} is damaged ({error.errors()[0]['msg']}); train the run again.") from None
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # whatever a damaged or hostile file provokes
+        raise ValueError(f"{folder / 'tables.json'} is damaged ({first_line(error)}); train the run again.") from None
     return Run(folder, [load(file) for file in files], run.expression, run.task, run.target, tables)
 
 
+def _inside(folder: Path, name: str) -> Path:
+    """The file of that name in the folder of a run, which may come from anyone: ValueError for any other place."""
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise ValueError(f"it names the file {name!r}, which is not in the folder of the run")
+    return path
+
+
 def _open_table(folder: Path, entry: TableEntry) -> Table:
-    arrays = {name: array.copy() for name, array in read_npz(folder / entry.file).items()}  # they come read-only
+    arrays = {name: array.copy() for name, array in read_npz(_inside(folder, entry.file)).items()}  # they come read-only
     ids = arrays.pop("ids")
     for name, (shape, dtype) in entry.tree.get("empty", {}).items():
-        arrays[name] = np.zeros(shape, dtype=dtype)
+        arrays[name] = np.zeros(0, dtype=dtype).reshape(shape)
     features = features_from_state(arrays, entry.tree, "table")
     if features.n_rows != len(ids):
         raise ValueError(f"{folder / entry.file} has {features.n_rows} rows but {len(ids)} ids; train the run again.")

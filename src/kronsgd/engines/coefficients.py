@@ -27,6 +27,7 @@ REPEATED = 4096  # rows of a batch that may repeat fewer different ones
 WHOLE = 31  # bits of a slice that takes all rows
 SETTLING = threading.RLock()
 SMALLEST_SCALE = 1e-6  # of the decay factor, before it is multiplied into the coefficients
+LARGEST_SCALE = 1e30  # of one that is read; single precision still has its inverse
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ class Coefficients:
         if (np.diff(rows)[inside] <= 0).any():
             raise ValueError("array 'rows' is not sorted within each neuron's list")
         scale = float(check_array("scale", arrays, (1,), "f")[0])
-        if not 0 < abs(scale) < np.inf:
+        if not SMALLEST_SCALE <= abs(scale) <= LARGEST_SCALE:
             raise ValueError(f"array 'scale' holds {scale}, not a factor")
         rows = rows.astype(np.int32, copy=False)
         c = cls.empty(segments.cut(int(check_array("slice_bits", arrays, (1,), "i")[0])), network)

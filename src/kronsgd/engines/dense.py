@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
-from kronsgd.features.base import Features
+from kronsgd.features.base import Features, describe_dim
 from kronsgd.features.gram import inverse_norms
 from kronsgd.features.growth import added_rows
 from kronsgd.features.serialize import compress, prototype
@@ -147,6 +147,6 @@ def _check_size(network: TwoLayer, features: Features) -> None:
     need = (2 * network.n_hidden + features.n_rows) * d * np.dtype(network.dtype).itemsize
     if need > 2 * MAX_COORDINATES:
         raise ValueError(
-            f'engine="dense" would build {need / 2**30:.1f} GiB for {d:,} dimensions, above the '
+            f'engine="dense" would build {describe_dim(need >> 30)} GiB for {describe_dim(d)} dimensions, above the '
             f'{2 * MAX_COORDINATES / 2**30:.0f} GiB allowed; use engine="scan", whose memory does not depend on them.'
         )

@@ -230,6 +230,9 @@ class GridEngine(Engine):
             cells = Cells(state.features, Sides(inside, outside), cells.initial, state.normalize)
         segments = _segments(cells)
         alpha = Coefficients.from_arrays(arrays, segments, segments.n_rows, state.network)
+        n_outer, last = len(cells.tables.outer_gram), (1 << segments.slice_bits) - 1
+        if any(((arrays[name] & last) >= n_outer).any() for name in ("rows", "tail_rows")):
+            raise ValueError(f"coefficients point outside the {n_outer} outer entities")
         shape = state.output_weights.shape
         state.output_weights = check_array("output_weights", arrays, shape, "f").astype(state.network.dtype)
         state.cells, state.coefficients = cells, alpha

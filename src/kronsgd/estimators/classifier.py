@@ -144,9 +144,11 @@ class KronClassifier(ClassifierMixin, KronEstimator):  # type: ignore[misc]
         return {"classes": self.classes_.tolist(), "dtype": self.classes_.dtype.kind, "class_weight": weights}
 
     def _restore_own(self, own: dict[str, Any]) -> None:
-        if own["dtype"] not in "iufbUO":
+        if own["dtype"] not in [*"iufbUO"]:
             raise ValueError(f"classes of kind {own['dtype']!r} are not known")
         self.classes_ = np.array(own["classes"], dtype=object if own["dtype"] == "O" else None)
+        if self.classes_.ndim != 1 or not all(isinstance(label, (str, int, float)) for label in own["classes"]):
+            raise ValueError("the classes are no list of labels")
         outputs = 1 if len(self.classes_) == 2 else len(self.classes_)
         if outputs != self.state_.network.own_outputs:
             raise ValueError(f"{len(self.classes_)} classes do not fit {self.state_.network.own_outputs} outputs")

@@ -18,6 +18,7 @@ from kronsgd.features.serialize import features_from_state, features_state
 from kronsgd.modelfile import read_model, write_model
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import threads
+from kronsgd.planner import check_restorable
 from kronsgd.training import StopReason
 from kronsgd.validation import check_choice, check_real
 
@@ -79,6 +80,10 @@ def _restore(model: Any, arrays: dict[str, Array], meta: dict[str, Any]) -> None
         raise ValueError("the output weights do not fit the network")
     features = features_from_state(arrays, meta["features"])
     basis = features_from_state(arrays, meta["basis"], "basis")
+    shapes = {k.removeprefix("state."): array.shape for k, array in arrays.items() if k.startswith("state.")}
+    check_restorable(meta["engine"], network, features, basis, shapes)
+    if not all(isinstance(record, dict) for record in meta["history"]):
+        raise ValueError("the history is no list of epochs")
     model.engine_, model.n_iter_, model.history_ = meta["engine"], int(meta["n_iter"]), list(meta["history"])
     model.threshold_, model.learning_rate_ = network.threshold, check_real("learning_rate", meta["learning_rate"], 0)
     model.stop_reason_ = StopReason[meta["stop_reason"]]
@@ -87,8 +92,10 @@ def _restore(model: Any, arrays: dict[str, Array], meta: dict[str, Any]) -> None
     if meta["n_features_in"] is not None:
         model.n_features_in_ = int(meta["n_features_in"])
     if meta["feature_names_in"]:
+        if not isinstance(meta["feature_names_in"], list) or not all(isinstance(n, str) for n in meta["feature_names_in"]):
+            raise ValueError("the names of columns are no list of names")
         model.feature_names_in_ = np.array(meta["feature_names_in"], dtype=object)
-    model._array_map = ArrayMap(arrays["input.mean"], arrays["input.scale"]) if "input.mean" in arrays else None
+    model._array_map = ArrayMap.from_arrays(arrays) if "input.mean" in arrays else None
     model.state_ = model._engine.initialize(network, features, bool(meta["normalize"]), basis)
     own = {k.removeprefix("state."): v for k, v in arrays.items() if k.startswith("state.")}
     model._engine.restore(model.state_, own)

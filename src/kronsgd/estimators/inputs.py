@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from sklearn.utils.validation import check_array, column_or_1d, validate_data
 
 from kronsgd.features.base import Features
 from kronsgd.features.leaves import Dense
+from kronsgd.validation import check_array as checked
 
 __all__ = ["ArrayMap", "check_targets", "check_weights", "read_rows"]
 
@@ -25,6 +27,15 @@ class ArrayMap:
 
     def __init__(self, mean: Array, scale: Array) -> None:
         self.mean, self.scale = mean, scale
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Array]) -> ArrayMap:
+        """What a model file holds. ValueError where it is not a mean and a deviation above 0 for each column."""
+        mean = checked("input.mean", arrays, (None,), "f")
+        scale = checked("input.scale", arrays, mean.shape, "f")
+        if not len(mean) or not (scale > 0).all():
+            raise ValueError("array 'input.scale' has a column without a deviation above 0")
+        return cls(mean, scale)
 
     @classmethod
     def fit(cls, X: Array, weights: Array, standardize: bool) -> ArrayMap:

@@ -170,7 +170,7 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
         self._single = bool(own["single"])
         check_finite("y_mean", self.y_mean_)
         check_finite("y_scale", self.y_scale_)
-        if not len(self.y_mean_) == len(self.y_scale_) == self.state_.network.own_outputs:
+        if not self.y_mean_.shape == self.y_scale_.shape == (self.state_.network.own_outputs,):
             raise ValueError("the target's mean and scale do not fit the network's outputs")
 
 

@@ -22,6 +22,9 @@ from kronsgd.validation import as_index
 if TYPE_CHECKING:
     from kronsgd.features.leaf import Leaf
 
+MAX_FACTORS = 4096  # leaves and constants of an expression with its powers written out, as independent random factors need
+LARGEST = 1e150  # constant: its square is a number
+
 __all__ = ["Constant", "Features", "Power", "Product", "Sum", "describe_dim"]
 
 Array = NDArray[Any]
@@ -31,7 +34,7 @@ def describe_dim(dim: float) -> str:
     """A dimension for people: `4,096`, `3.2e+15`, or `infinitely many`."""
     if dim == math.inf:
         return "infinitely many"
-    return f"{dim:,}" if dim < 10**12 else f"{float(dim):.1e}" if dim < 1e300 else f"10^{len(str(dim)) - 1}"
+    return f"{dim:,}" if dim < 10**12 else f"{float(dim):.1e}" if dim < 1e300 else f"10^{math.floor(math.log10(dim))}"
 
 
 class Features(ABC):
@@ -275,6 +278,11 @@ class Power(Features):
     def __init__(self, base: Features, exponent: Any) -> None:
         if isinstance(exponent, bool) or not isinstance(exponent, Integral) or not 1 <= int(exponent) <= 64:
             raise ValueError(f"exponent {exponent!r} is not allowed; give a whole number from 1 to 64.")
+        if int(exponent) * _written_out(base) > MAX_FACTORS:
+            raise ValueError(
+                f"({base.expression()[:200]}) ** {exponent} has {int(exponent) * _written_out(base):,} factors with all powers "
+                f"written out; at most {MAX_FACTORS:,} are allowed: leave out powers of powers."
+            )
         self.children = (base,)
         self.parameter = int(exponent)
 
@@ -305,8 +313,10 @@ class Constant(Features):
     """One dimension that holds the same number c in every row: ⟨x, x'⟩ = c²."""
 
     def __init__(self, value: float) -> None:
-        if not math.isfinite(value) or value == 0:
-            raise ValueError(f"a constant of {value} cannot be appended; give a finite number other than 0, as in 1 + A.")
+        if not 0 < abs(value) < LARGEST or abs(value) * LARGEST < 1:
+            raise ValueError(
+                f"a constant of {value} cannot be appended; give a number other than 0 whose square is one too, as in 1 + A."
+            )
         self.parameter = float(value)
 
     @property
@@ -330,6 +340,12 @@ class Constant(Features):
 
     def expression(self) -> str:
         return f"{self.parameter:g}"
+
+
+def _written_out(node: Features) -> int:
+    """Leaves and constants of an expression with its powers written out."""
+    own = sum(map(_written_out, node.children)) if node.children else 1
+    return own * node.parameter if isinstance(node, Power) else own
 
 
 def _checked_weight(value: Any) -> float:

@@ -198,5 +198,5 @@ class Leaf(Features):
         )
 
     def expression(self) -> str:
-        dim = "∞" if self.dim == float("inf") else f"{self.dim:,}"
+        dim = "∞" if self.dim == float("inf") else describe_dim(self.dim)
         return f"{type(self).__name__}({self.n_entities:,} × {dim})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 
 from kronsgd.features.base import Constant, Features, Power, Product, Sum
 from kronsgd.features.leaf import Leaf
+from kronsgd.validation import check_array
 
 __all__ = ["compress", "features_from_state", "features_state", "map_leaves", "prototype"]
 
 Array = NDArray[Any]
+MAX_DEPTH = 400  # of the JSON, two for each level of an expression; Python itself would give up at some more
 NODES: dict[str, type[Any]] = {"Product": Product, "Sum": Sum}
 
 
@@ -34,22 +37,40 @@ def features_state(features: Features, prefix: str = "features") -> tuple[dict[s
 
 def features_from_state(arrays: Mapping[str, Array], tree: Mapping[str, Any], prefix: str = "features") -> Features:
     """Inverse of `features_state`. Raises ValueError for an unknown kind, KeyError for a missing array."""
+    if _depth(tree) > MAX_DEPTH:
+        raise ValueError(f"the features are nested deeper than {MAX_DEPTH // 2} levels")
+    return _from_state(arrays, tree, prefix)
+
+
+def _from_state(arrays: Mapping[str, Array], tree: Mapping[str, Any], prefix: str) -> Features:
     kind = tree["kind"]
     if kind == "Constant":
         return Constant(tree["parameter"])
-    if kind in Leaf.registry:
+    if kind in Leaf.registry and not inspect.isabstract(Leaf.registry[kind]):
         own = {k[len(prefix) + 1 :]: v for k, v in arrays.items() if k.startswith(prefix + ".")}
         leaf = Leaf.registry[kind].from_state(own, tree["options"])
-        index = own.get("index")
-        if index is not None and (index.ndim != 1 or (len(index) and not 0 <= index.min() <= index.max() < leaf.n_entities)):
+        if "index" not in own:
+            return leaf
+        index = check_array("index", own, (None,), "i").astype(np.int64, copy=False)
+        if len(index) and not 0 <= index.min() <= index.max() < leaf.n_entities:
             raise ValueError(f"the row index of {leaf.expression()} points outside its {leaf.n_entities} entities")
         return leaf.with_index(index)
-    children = [features_from_state(arrays, c, f"{prefix}.{i}") for i, c in enumerate(tree["children"])]
+    if kind not in (*NODES, "Power"):
+        raise ValueError(f"unknown feature kind {kind!r}")
+    children = [_from_state(arrays, c, f"{prefix}.{i}") for i, c in enumerate(tree["children"])]
     if kind == "Power":
         return Power(children[0], tree["parameter"])
-    if kind in NODES:
-        return NODES[kind](children)
-    raise ValueError(f"unknown feature kind {kind!r}")
+    return NODES[kind](children)
+
+
+def _depth(tree: Any) -> int:
+    """Levels of lists and mappings in each other."""
+    depth, level = 0, [tree]
+    while level:
+        depth += 1
+        inner = (node.values() if isinstance(node, Mapping) else node for node in level)
+        level = [child for children in inner for child in children if isinstance(child, (Mapping, list))]
+    return depth
 
 
 def map_leaves(features: Features, function: Any) -> Features:

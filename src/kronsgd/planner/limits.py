@@ -18,6 +18,8 @@ def describe_bytes(size: float) -> str:
     """`1.5 GiB`, with three significant digits."""
     if size == math.inf:
         return "no limit"
+    if size > 1e300:  # a whole number of any length, of a product's dimensions
+        return f"10^{math.floor(math.log10(size))} B"
     unit, power = next(((u, k) for k, u in ((4, "TiB"), (3, "GiB"), (2, "MiB"), (1, "KiB")) if size >= 1024**k), ("B", 0))
     return f"{size / 1024**power:.3g} {unit}" if size < 999.5 * 1024**power else f"{size / 1024**power:.0f} {unit}"
 

@@ -139,7 +139,7 @@ def firing_share(network: TwoLayer, features: Features, normalize: bool = True) 
             return rng.standard_normal((draws, min(rank, 16), node.n_rows)) * norms
         if isinstance(node, Constant):
             return node.parameter * rng.standard_normal((draws, min(rank, 16), 1))
-        return reduce(add if isinstance(node, Sum) else mul, [value(child) for child in node.children])
+        return reduce(add if isinstance(node, Sum) else mul, (value(child) for child in node.children))  # two alive at a time
 
     squared = np.maximum(some.squared_norms(), 0)
     scale = np.where(squared > 0, 1 / np.sqrt(np.where(squared > 0, squared, 1)), 1) if normalize else np.ones(len(squared))
