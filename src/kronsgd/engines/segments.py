@@ -13,6 +13,7 @@ from kronsgd.kernels.scan import GROUPS
 __all__ = ["Segments", "bits_for"]
 
 Index = NDArray[np.int64]
+SHORT = 16  # bits that a row's place fits into, in slices of at most so many bits
 SLICE_BITS = (7, 11)  # 128 to 2,048 rows: 32 to 512 KiB of a panel of 64 lanes of float32, within a first or second-level cache
 ENTRIES = 80  # most in a segment on average; denser lists take shorter slices, which stay in a nearer cache
 
@@ -72,6 +73,11 @@ class Segments:
     def arguments(self) -> tuple[Index, Index, int]:
         """(first, stride, slice bits), as kernels take them."""
         return self.first, self.stride, self.slice_bits
+
+    @property
+    def row_type(self) -> type[np.uint16] | type[np.int32]:
+        """Of a row's place within its slice: 6 instead of 8 bytes for a coefficient are faster to read, too."""
+        return np.uint16 if self.slice_bits <= SHORT else np.int32
 
     @property
     def table(self) -> Index:
