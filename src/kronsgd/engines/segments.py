@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.kernels.scan import GROUPS
+from kronsgd.validation import check_count
 
 __all__ = ["Segments", "bits_for"]
 
@@ -35,7 +36,8 @@ class Segments:
 
     @classmethod
     def of(cls, bounds: Index, n_rows: int, slice_bits: int | None = None) -> Segments:
-        """For neuron blocks with these bounds; at first with the longest slices."""
+        """For neuron blocks with these bounds; at first with the longest slices. ValueError for more rows than have numbers."""
+        _check_rows(n_rows)
         bits = SLICE_BITS[1] if slice_bits is None else slice_bits
         n_slices = max(n_rows - 1 >> bits, 0) + 1
         n_blocks = len(bounds) - 1
@@ -51,7 +53,8 @@ class Segments:
         return cls(np.arange(n_hidden) * n_slices, stride, slice_bits, n_slices, n_slices << slice_bits)
 
     def over(self, n_rows: int) -> Segments:
-        """For so many rows of the same neuron blocks, in slices of the same length."""
+        """For so many rows of the same neuron blocks, in slices of the same length. ValueError for more than have numbers."""
+        _check_rows(n_rows)
         if self.bounds is not None and max(n_rows - 1 >> self.slice_bits, 0) + 1 != self.n_slices:
             return Segments.of(self.bounds, n_rows, self.slice_bits)
         return replace(self, n_rows=n_rows)
@@ -83,6 +86,10 @@ class Segments:
     def table(self) -> Index:
         """Segment of each neuron and slice. Shape: (m, slices)."""
         return np.asarray(self.first[:, None] + np.arange(self.n_slices) * self.stride[:, None])
+
+
+def _check_rows(n_rows: int) -> None:
+    check_count("training rows", n_rows, 'train on fewer rows, or on pairs with engine="grid"')
 
 
 def bits_for(share: float, itemsize: int) -> int:

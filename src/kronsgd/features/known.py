@@ -12,6 +12,7 @@ from kronsgd.features.base import Features
 from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import compress, map_leaves
 from kronsgd.growing import Growing, Room
+from kronsgd.validation import check_count
 
 __all__ = ["KnownRows", "append_rows", "known_rows"]
 
@@ -121,4 +122,5 @@ class _Table:
 
 def _keys(entities: Index) -> list[bytes]:
     """A key for each row, from its entity in each leaf. Shape: (leaves, n) -> n."""
+    check_count("entities of a table", int(entities.max(initial=0)) + 1, "give a table with fewer entities")
     return [row.tobytes() for row in np.ascontiguousarray(entities.T, dtype=np.int32)]
