@@ -114,6 +114,43 @@ def test_dense_lists_are_cut_into_short_slices(threshold, bits):
         np.testing.assert_array_equal(scan.arrays(again)[name], array)
 
 
+def test_places_within_slices_take_two_bytes_and_files_have_plain_row_numbers():
+    network, features, targets = problem(n=5000, m=16)
+    engine = ScanEngine()
+    state = engine.initialize(network, features)
+    steps(engine, state, targets, 10, size=500)
+    c = state.coefficients
+    c.compact()
+    assert c.segments.n_slices > 1
+    assert (c.rows.dtype, c.rows.max() >> c.segments.slice_bits) == (np.uint16, 0)
+    arrays = engine.arrays(state)
+    assert (arrays["rows"].dtype, arrays["rows"].max() > 4000) == (np.int32, True)
+    before = c.matrix(5000).toarray()
+    c.join()
+    assert c.rows.dtype == np.int32
+    np.testing.assert_array_equal(c.rows, arrays["rows"])
+    np.testing.assert_array_equal(c.matrix(5000).toarray(), before)
+
+
+@pytest.mark.parametrize(("bits", "row_type"), [(11, np.uint16), (16, np.uint16), (17, np.int32), (31, np.int32)])
+def test_places_that_need_more_bits_have_them(bits, row_type):
+    """Lists of places up to 2^bits − 1, merged, added to, and cut."""
+    segments = Segments.consecutive(2, 3 if bits < 31 else 1, bits)
+    last = min(3 << bits, 2**31 - 1) - 1
+    c = Coefficients.empty(segments, "float64")
+    places = np.array([0, (1 << bits) - 1, last - 1] if bits < 31 else [0, last - 1])
+    c.set_lists(np.array([0, len(places), len(places)]), places.astype(np.int32), np.arange(1.0, len(places) + 1))
+    assert c.rows.dtype == row_type
+    c.make_room(np.array([1, 1]))
+    c.tail_rows[c.tail_first[:-1]], c.tail_values[c.tail_first[:-1]] = last, [7.0, 8.0]
+    c.tail_len[:] = 1
+    c.compact()
+    indptr, rows, values = c.by_neuron()
+    assert rows.tolist() == [*places, last, last]
+    assert values.tolist() == [*range(1, len(places) + 1), 7, 8]
+    assert indptr.tolist() == [0, len(places) + 1, len(places) + 2]
+
+
 def test_slices_hold_about_as_many_coefficients_whatever_the_density():
     segments = Segments.of(np.array([0, 8, 16]), 8192)
     cut = [segments.cut_for(share, 4).slice_bits for share in (0.0, 0.02, 0.04, 0.1, 0.3, 1.0)]

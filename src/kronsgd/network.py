@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.exchange import ALONE, Exchange
-from kronsgd.validation import check_choice, check_integer, check_real
+from kronsgd.validation import MOST, check_choice, check_integer, check_real
 
 __all__ = ["Part", "TwoLayer", "auto_threshold", "generator"]
 
@@ -55,7 +55,7 @@ class TwoLayer:
     n_networks: int = 1
 
     def __post_init__(self) -> None:
-        check_integer("n_hidden", self.n_hidden, 1)
+        check_integer("n_hidden", self.n_hidden, 1, MOST)
         check_integer("init_rank", self.init_rank, 1)
         check_choice("init", self.init, ["structured", "gaussian"])
         check_choice("dtype", self.dtype, ["float32", "float64"])

@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "MOST",
     "as_float_matrix",
     "as_index",
     "check_array",
     "check_choice",
+    "check_count",
     "check_finite",
     "check_integer",
     "check_real",
@@ -27,6 +29,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+MOST = 2**31 - 1  # of what is numbered in 32 bits
+
+
+def check_count(what: str, n: int, instead: str) -> None:
+    """Raise ValueError where there are more of something than 32 bits can number. instead: the next step."""
+    if n > MOST:
+        raise ValueError(f"{n:,} {what} are too many: they are numbered in 32 bits, so at most {MOST:,} can be; {instead}.")
 
 
 def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:

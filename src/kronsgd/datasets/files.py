@@ -124,11 +124,16 @@ def read_idx(path: PathOrStr, n_axes: int) -> NDArray[np.uint8]:
     return np.frombuffer(bytes(data), dtype=np.uint8).reshape(shape)
 
 
-def read_npy(path: PathOrStr) -> Array:
-    """The array in an .npy file: numbers or text, never Python objects."""
+def read_npy(path: PathOrStr, mapped: bool = False) -> Array:
+    """The array in an .npy file: numbers or text, never Python objects. mapped: it stays in the file, and is read when used."""
     path = existing_file(path)
     with path.open("rb") as stream:
-        return _read_array(stream, path.stat().st_size, path, "")
+        if not mapped:
+            return _read_array(stream, path.stat().st_size, path, "")
+        shape, fortran, dtype = _checked_header(stream, path.stat().st_size, path, "")
+        if math.prod(shape) * dtype.itemsize > path.stat().st_size - stream.tell():
+            raise damaged(path, f"ends after {path.stat().st_size:,} bytes")
+        return np.memmap(path, dtype, "r", stream.tell(), shape, "F" if fortran else "C")
 
 
 def read_npz(path: PathOrStr) -> dict[str, Array]:
@@ -157,6 +162,16 @@ def read_npz(path: PathOrStr) -> dict[str, Array]:
 
 def _read_array(stream: IO[bytes], n_bytes: int, path: Path, where: str) -> Array:
     """One array in the .npy format from a stream that can hold at most `n_bytes`."""
+    shape, fortran, dtype = _checked_header(stream, n_bytes, path, where)
+    size = math.prod(shape) * dtype.itemsize
+    data = stream.read(size)
+    if len(data) != size:
+        raise damaged(path, f"ends after {len(data):,} of {size:,} bytes{where}")
+    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+
+
+def _checked_header(stream: IO[bytes], n_bytes: int, path: Path, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """(shape, Fortran order, dtype) of an array that fits into `n_bytes`; ValueError for any other."""
     shape, fortran, dtype = _read_header(stream, path, where)
     if dtype.kind not in "fiubUS" or dtype.itemsize == 0:
         raise ValueError(
@@ -168,10 +183,7 @@ def _read_array(stream: IO[bytes], n_bytes: int, path: Path, where: str) -> Arra
         raise damaged(path, f"claims {shape} values of {dtype}{where}, {size:,} bytes, but can hold only {n_bytes:,}")
     if size == 0:
         raise ValueError(f"{path}{where} holds an empty array of shape {shape}; at least one value is needed.")
-    data = stream.read(size)
-    if len(data) != size:
-        raise damaged(path, f"ends after {len(data):,} of {size:,} bytes{where}")
-    return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
+    return shape, fortran, dtype
 
 
 def _read_header(stream: IO[bytes], path: Path, where: str) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

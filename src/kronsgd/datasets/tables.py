@@ -101,7 +101,7 @@ def read_table(
     if suffix == ".npy":
         if isinstance(ids, str):
             raise ValueError(f"{path} holds just one array, no ids named {ids!r}; pass the ids themselves or use .npz.")
-        features, own_ids = read_npy(path), None
+        features, own_ids = read_npy(path, mapped=kind == "dense"), None
     elif suffix == ".npz":
         features, own_ids = _from_npz(path, ids if isinstance(ids, str) else None)
     elif suffix in SUFFIXES:

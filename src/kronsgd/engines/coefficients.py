@@ -52,7 +52,7 @@ class Added:
 
 @dataclass
 class Coefficients:
-    """α by neuron: sorted lists of (row, value), and a short tail of rows that are new. α = scale · values.
+    """α by neuron: sorted lists of (place in the slice, value), and a short tail of rows that are new. α = scale · values.
 
     The last step's part waits in `added`, for the next forward pass reads all lists anyway; whatever else looks at the lists
     has it put in first.
@@ -60,7 +60,7 @@ class Coefficients:
 
     segments: Segments
     indptr: NDArray[np.int64]  # (segments + 1,)
-    rows: NDArray[np.int32]  # (nnz,)
+    rows: NDArray[Any]  # (nnz,): places within slices, in 16 bits where those have no more
     values: Array  # (nnz,)
     tail_first: NDArray[np.int64]  # (m + 1,): bounds of the tails' room
     tail_len: NDArray[np.int64]  # (m,)
@@ -73,9 +73,9 @@ class Coefficients:
     @classmethod
     def empty(cls, segments: Segments, network: TwoLayer) -> Coefficients:
         """No coefficients yet, and no room for any."""
-        m, rows, values = len(segments.first), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=network.dtype)
-        indptr = np.zeros(m * segments.n_slices + 1, dtype=np.int64)
-        tails = np.zeros(m + 1, dtype=np.int64), np.zeros(m, dtype=np.int64), rows, values
+        m, values = len(segments.first), np.zeros(0, dtype=network.dtype)
+        indptr, rows = np.zeros(m * segments.n_slices + 1, dtype=np.int64), np.zeros(0, dtype=segments.row_type)
+        tails = np.zeros(m + 1, dtype=np.int64), np.zeros(m, dtype=np.int64), np.zeros(0, dtype=np.int32), values
         return cls(segments, indptr, rows, values, *tails, network.exchange)
 
     @property
@@ -136,7 +136,7 @@ class Coefficients:
         lists = self.lists()
         sizes, order = np.empty(len(self.indptr) - 1, dtype=np.int64), np.empty(len(self.tail_rows), dtype=np.int64)
         kernels.merged_sizes(sizes, order, *lists[:4], *lists[6:9])
-        indptr, rows, values = _room(sizes, self.values.dtype)
+        indptr, rows, values = _room(sizes, self.segments, self.values.dtype)
         kernels.compact(indptr, rows, values, order, *lists)
         self.indptr, self.rows, self.values = indptr, rows, values
         self.tail_len[:] = 0
@@ -170,13 +170,15 @@ class Coefficients:
 
     def by_neuron(self) -> tuple[Array, Array, Array]:
         """The sorted lists in plain CSR: (indptr, rows, values)."""
-        lists = self.lists()[3:6]
-        return lists if self.segments.n_slices == 1 else _cut(_whole(self.segments), self.segments, *lists)
+        indptr, rows, values = self.lists()[3:6]
+        if self.segments.n_slices == 1:
+            return indptr, rows.astype(np.int32, copy=False), values
+        return _cut(_whole(self.segments), self.segments, indptr, rows, values)
 
     def set_lists(self, indptr: Array, rows: Array, values: Array) -> None:
         """Take sorted lists in plain CSR."""
         if self.segments.n_slices == 1:
-            lists = indptr.copy(), rows.copy(), values.copy()
+            lists = indptr.copy(), rows.astype(self.segments.row_type), values.copy()
         else:
             lists = _cut(self.segments, _whole(self.segments), indptr, rows, values)
         self.indptr, self.rows, self.values = lists
@@ -252,14 +254,14 @@ def _whole(segments: Segments) -> Segments:
 def _cut(to: Segments, own: Segments, indptr: Array, rows: Array, values: Array) -> tuple[Array, Array, Array]:
     """(indptr, rows, values) of the same coefficients in other segments."""
     sizes = np.empty(len(to.first) * to.n_slices, dtype=np.int64)
-    kernels.cut_sizes(sizes, *to.arguments(), own.first, own.stride, indptr, rows)
-    lists = _room(sizes, values.dtype)
-    kernels.cut(*lists, *to.arguments(), own.first, own.stride, indptr, rows, values)
+    kernels.cut_sizes(sizes, *to.arguments(), *own.arguments(), indptr, rows)
+    lists = _room(sizes, to, values.dtype)
+    kernels.cut(*lists, *to.arguments(), *own.arguments(), indptr, rows, values)
     return lists
 
 
-def _room(sizes: NDArray[np.int64], dtype: Any) -> tuple[Array, Array, Array]:
+def _room(sizes: NDArray[np.int64], segments: Segments, dtype: Any) -> tuple[Array, Array, Array]:
     """(indptr, rows, values) for segments of these sizes."""
     indptr = np.zeros(len(sizes) + 1, dtype=np.int64)
     np.cumsum(sizes, out=indptr[1:])
-    return indptr, np.empty(indptr[-1], dtype=np.int32), np.empty(indptr[-1], dtype=dtype)
+    return indptr, np.empty(indptr[-1], dtype=segments.row_type), np.empty(indptr[-1], dtype=dtype)

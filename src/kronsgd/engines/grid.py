@@ -29,7 +29,7 @@ from kronsgd.kernels import grid as kernels
 from kronsgd.kernels.scan import LANES
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import matmul
-from kronsgd.validation import check_array
+from kronsgd.validation import check_array, check_count
 
 __all__ = ["GridEngine", "GridState"]
 
@@ -268,8 +268,7 @@ def _segments(cells: Cells) -> Segments:
     """A slice of the cells for each inner entity."""
     n_inner, n_outer = len(cells.tables.inner_gram), len(cells.tables.outer_gram)
     bits = (n_outer - 1).bit_length()
-    if n_inner << bits >= 2**31:
-        raise ValueError(f'engine="grid" numbers at most {2**31 - 1} cells, not {n_inner} × {1 << bits}; use engine="scan".')
+    check_count(f"cells ({n_inner:,} × {n_outer:,} entities, the second rounded up)", n_inner << bits, 'use engine="scan"')
     return Segments.consecutive(cells.initial.network.n_hidden, n_inner, bits)
 
 

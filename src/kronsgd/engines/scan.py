@@ -69,13 +69,14 @@ class ScanEngine(Engine):
     def initialize(
         self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None
     ) -> ScanState:
+        segments = Segments.of(network.blocks, features.n_rows)
         features = compress(features)
         initial = InitialWeights(network, features if basis is None else basis)
         return ScanState(
             network=network, features=features, normalize=normalize, output_weights=network.output_weights(),
             gram=RowGram(features, network.dtype, normalize), initial=initial,
             start=initial.values(features, normalize, network.dtype),
-            coefficients=Coefficients.empty(Segments.of(network.blocks, features.n_rows), network),
+            coefficients=Coefficients.empty(segments, network),
         )  # fmt: skip
 
     def begin_epoch(self, state: ScanState) -> None:
@@ -138,10 +139,11 @@ class ScanEngine(Engine):
     def extend(self, state: ScanState, features: Features) -> ScanState:
         """Cost: that of the new rows, where `features` has grown in place; now and then that of a copy of everything."""
         state.initial.prototype.check_compatible(features)
+        segments = state.coefficients.segments.over(features.n_rows)
         state.features = features
         state.gram.extend(features)
         state.start.extend(features)
-        state.coefficients.rearrange(state.coefficients.segments.over(features.n_rows))
+        state.coefficients.rearrange(segments)
         return state
 
     def hidden(self, state: ScanState, activations: Activations) -> Array:

@@ -13,6 +13,7 @@ from kronsgd.features.grouping import Combination, Group, group_by_index, groups
 from kronsgd.features.growth import added_rows, regrouped, starts_with
 from kronsgd.growing import Growing
 from kronsgd.kernels import panels, products
+from kronsgd.validation import check_count
 
 __all__ = ["RowGram", "inverse_norms", "tiled"]
 
@@ -69,6 +70,7 @@ class RowGram:
 
     def _lay_out(self, room: list[int]) -> None:
         """Where each group's entities lie in the stack of all, with room for so many of each."""
+        check_count("entities of all tables", sum(room), "give tables without the entities that no row has")
         self._room, self._stack_starts = room, np.cumsum([0, *room])[:-1]
         self._stack_index = Growing(self._stacked_rows(slice(None)))
 

@@ -12,8 +12,10 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import ArrayLike, NDArray
 
+from kronsgd.features import mapped as mapped_rows
 from kronsgd.features.base import Features
 from kronsgd.features.leaf import Leaf
+from kronsgd.features.mapped import MappedRows, Treatment, column_statistics, is_mapped, safe_inverse, same_start
 from kronsgd.growing import Room
 from kronsgd.parallel import matmul
 from kronsgd.validation import as_float_matrix, check_array, check_finite
@@ -22,6 +24,7 @@ __all__ = ["Dense", "Leaf", "OneHot", "Sparse"]
 
 Array = NDArray[Any]
 logger = logging.getLogger("kronsgd")
+COLUMNS = 4096  # entities whose inner products with all others are made at a time
 DOMINANT = 0.95  # share of a table's squared norm in one column that is worth a warning
 
 
@@ -32,28 +35,28 @@ class Dense(Leaf):
     table's mean row first (True), or a given row (d,); scale: then divide the columns by their standard deviation (True),
     or by given numbers (d,). Centre what is never negative (pixels, counts): rows that all point the same way make training
     slow and most neurons fire. Scale columns in different units. `like` brings new entities into the same space.
+
+    A table of more than 32 MiB that is mapped, np.load(path, mmap_mode="r"), is never copied: `array` then gives treated rows
+    as they are asked for, with the same bits. Inner products and columns are looked at some rows at a time; what does copy it
+    is `save`, and new entities in `partial_fit`.
     """
 
     def __init__(
         self, array: ArrayLike, *, normalize: bool = True, center: bool | ArrayLike = False, scale: bool | ArrayLike = False
     ) -> None:
-        array = as_float_matrix("Dense(array)", array)
-        self.mean = _per_column("center", center, array, lambda a: a.mean(axis=0, dtype=np.float64))
-        self.scale = _per_column("scale", scale, array, lambda a: a.std(axis=0, dtype=np.float64))
+        table = _table("Dense(array)", array)
+        mapped = is_mapped(table) and table.nbytes > mapped_rows.IN_MEMORY
+        self.mean = _per_column("center", center, table, lambda a: _mean(a, mapped))
+        self.scale = _per_column("scale", scale, table, lambda a: _deviation(a, mapped))
         self.normalize = bool(normalize)
-        if self.mean is not None:
-            noise = 16 * np.finfo(array.dtype).eps * np.abs(array).max(axis=1, keepdims=True)
-            moved = np.asarray(array - self.mean, dtype=array.dtype)
-            array = np.where(np.abs(moved) > noise, moved, np.zeros_like(moved))  # a row equal to the centre is 0, not noise
-        if self.scale is not None:
-            array = np.asarray(array * _safe_inverse(self.scale), dtype=array.dtype)
-        elif normalize:
-            _warn_of_dominant_column(array)
-        self.array: Array = _unit_rows(array) if normalize else array.copy()
+        treatment = Treatment(self.mean, self.scale, self.normalize)
+        if self.scale is None and normalize:
+            _warn_of_dominant_column(MappedRows(table, Treatment(self.mean, None, False)))
+        self.array: Any = MappedRows(table, treatment) if mapped else treatment(table)  # an array, or rows on demand
 
     def like(self, array: ArrayLike) -> Dense:
         """New entities in this space: with the same centre, scale and treatment of norms. ValueError for other columns."""
-        array = as_float_matrix("like(array)", array)
+        array = _table("like(array)", array)
         if array.shape[1] != self.dim:
             raise ValueError(f"like(array) has {array.shape[1]} columns; the table {self.expression()} has {self.dim}.")
         center, scale = (False if learned is None else learned for learned in (self.mean, self.scale))
@@ -78,13 +81,32 @@ class Dense(Leaf):
         return self.array.dtype
 
     def entity_inner(self, other: Dense, mine: Any, others: Any) -> Array:
-        return matmul(self.array[mine], other.array[others].T)
+        a, b = self.array[mine], other.array[others]
+        if len(b) <= COLUMNS:
+            return matmul(a, np.asarray(b).T)
+        out = np.empty((len(a), len(b)), dtype=np.result_type(a.dtype, b.dtype))
+        for start in range(0, len(b), COLUMNS):
+            out[:, start : start + COLUMNS] = matmul(a, b[start : start + COLUMNS].T)
+        return out
 
     def entity_squared_norms(self) -> Array:
+        if isinstance(self.array, MappedRows):
+            return self.array.squared_norms
         return np.einsum("ij,ij->i", self.array, self.array, dtype=np.float64)
 
     def entity_coordinates(self, basis: Any, entities: Any) -> Array:
-        return self.array[entities]
+        return np.asarray(self.array[entities])
+
+    def entity_project(self, basis: Any, entities: Any, weights: Array) -> Array:
+        return matmul(self.array[entities], weights)
+
+    def project_blocks(self, basis: Any, entities: Any, weights: Array) -> Array:
+        return np.asarray(np.matmul(self.entity_coordinates(basis, entities), weights))
+
+    def begins_with(self, known: Leaf) -> bool:
+        if isinstance(known, Dense) and (isinstance(self.array, MappedRows) or isinstance(known.array, MappedRows)):
+            return self._same_structure(known) and same_start(self.array, known.array)
+        return super().begins_with(known)
 
     def state(self) -> tuple[dict[str, Array], dict[str, Any]]:
         learned = {"mean": self.mean, "scale": self.scale}
@@ -100,18 +122,20 @@ class Dense(Leaf):
         return out
 
     def select_entities(self, entities: NDArray[np.int64]) -> Self:
-        return self._over(self.array[entities])
+        return self._over(self.array.select(entities) if isinstance(self.array, MappedRows) else self.array[entities])
 
     def append_entities(self, other: Dense) -> Self:
         return self.grow(other, Room())
 
     def grow(self, other: Dense, room: Room) -> Self:
-        return self._over(room.append("array", self.array, other.array))
+        return self._over(room.append("array", np.asarray(self.array), np.asarray(other.array)))
 
     def in_double_precision(self) -> Self:
-        return self._over(self.array.astype(np.float64)).with_index(self.index)
+        array = self.array
+        array = array.as_type(np.float64) if isinstance(array, MappedRows) else array.astype(np.float64)
+        return self._over(array).with_index(self.index)
 
-    def _over(self, array: Array) -> Self:
+    def _over(self, array: Any) -> Self:
         out = copy.copy(self)
         out.array, out.index = array, None
         return out
@@ -137,7 +161,7 @@ class Sparse(Leaf):
         check_finite("Sparse(matrix).data", csr.data)
         if normalize:
             norms = np.sqrt(np.asarray(csr.multiply(csr).sum(axis=1), dtype=np.float64).ravel())
-            csr = sp.csr_array(sp.diags_array(_safe_inverse(norms)) @ csr, dtype=csr.dtype)
+            csr = sp.csr_array(sp.diags_array(safe_inverse(norms)) @ csr, dtype=csr.dtype)
         csr.sort_indices()
         self.matrix = csr
 
@@ -288,23 +312,31 @@ def _per_column(name: str, value: bool | ArrayLike, array: Array, learn: Callabl
     return row
 
 
-def _warn_of_dominant_column(array: Array) -> None:
+def _table(name: str, value: ArrayLike) -> Array:
+    """`value` as a checked 2-D array of floats, or as it is where it is mapped and too large to be read."""
+    if not is_mapped(value) or getattr(value, "nbytes", 0) <= mapped_rows.IN_MEMORY:
+        return as_float_matrix(name, value)
+    array = np.asarray(value)
+    if array.ndim != 2 or array.dtype.kind not in "fiub":
+        return as_float_matrix(name, array[:1])  # which says what is wrong
+    check_finite(name, array)
+    return array
+
+
+def _mean(array: Array, mapped: bool) -> Array:
+    return column_statistics(array, False) if mapped else np.asarray(array.mean(axis=0, dtype=np.float64))
+
+
+def _deviation(array: Array, mapped: bool) -> Array:
+    return column_statistics(array, True) if mapped else np.asarray(array.std(axis=0, dtype=np.float64))
+
+
+def _warn_of_dominant_column(rows: MappedRows) -> None:
     """Rows of norm 1 hide every other column where one is far larger."""
-    energy = np.einsum("ij,ij->j", array, array, dtype=np.float64)
+    energy = np.asarray(sum(np.einsum("ij,ij->j", chunk, chunk, dtype=np.float64) for chunk in rows.chunks()))
     if len(energy) > 2 and energy.max() > DOMINANT * energy.sum() > 0:
         logger.warning(
             "column %d holds %.1f %% of the squared norm of Dense(%d × %d): with rows scaled to norm 1 the others hardly "
             "count; pass scale=True (and center=True) if the columns have different units.",
-            int(energy.argmax()), 100 * energy.max() / energy.sum(), *array.shape,
+            int(energy.argmax()), 100 * energy.max() / energy.sum(), *rows.shape,
         )  # fmt: skip
-
-
-def _safe_inverse(norms: Array) -> Array:
-    """1 / norms, with 1 where the norm is 0."""
-    return 1.0 / np.where(norms == 0, 1.0, norms)
-
-
-def _unit_rows(array: Array) -> Array:
-    """Rows scaled to norm 1 in float64, then rounded to the array's own precision."""
-    norms = np.linalg.norm(array.astype(np.float64, copy=False), axis=1)
-    return np.asarray(array * _safe_inverse(norms)[:, None], dtype=array.dtype)

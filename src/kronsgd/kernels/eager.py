@@ -110,7 +110,7 @@ def fill(
         sums = np.zeros(COLUMNS, moved.dtype)
         for k in range(n_slices):
             segment = first[r] + k * stride[r]
-            add_rows(COLUMNS, sums, 0, K, rows, alpha, indptr[segment], indptr[segment + 1], 0)
+            add_rows(COLUMNS, sums, 0, K, rows, alpha, indptr[segment], indptr[segment + 1], k << slice_bits)
         add_rows(COLUMNS, sums, 0, K, tail_rows, tail_alpha, tail_first[r], tail_first[r] + tail_len[r], 0)
         for s in range(moved.shape[1]):
             moved[r, s] = sums[s]

@@ -2,9 +2,9 @@
 
 Names follow the paper: z = ⟨w_r, x⟩, b the threshold, alpha the coefficients, A and B the inner products of the inner and
 the outer entities. Cell (p, q) has the number p·2^bits + q, so that neuron r's cells of inner entity p are one segment of its
-sorted lists. A strip holds h[r, p, s] = Σ_q alpha_r[p, q]·B[q, U_s] for some outer entities U, a lane each; a tile row is
-an inner entity over the lanes of a strip. Neuron blocks are the unit of parallel work, and no sum's order depends on the
-number of threads.
+sorted lists, which name it by q; tails name it by its number. A strip holds h[r, p, s] = Σ_q alpha_r[p, q]·B[q, U_s] for
+some outer entities U, a lane each; a tile row is an inner entity over the lanes of a strip. Neuron blocks are the unit of
+parallel work, and no sum's order depends on the number of threads.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def _make_build_strip(lanes: int) -> Any:
                 for p in range(n_inner):
                     segment = first[r] + p * stride[r]
                     at = (r * n_inner + p) * width
-                    add_rows(width, h, at, B, rows, alpha, indptr[segment], indptr[segment + 1], p << bits)
+                    add_rows(width, h, at, B, rows, alpha, indptr[segment], indptr[segment + 1], 0)
                 for k in range(tail_first[r], tail_first[r] + tail_len[r]):
                     inner = np.int64(tail_rows[k]) >> bits
                     at = (r * n_inner + inner) * width
-                    add_rows(width, h, at, B, tail_rows, tail_alpha, k, k + 1, inner << bits)
+                    add_rows(width, h, at, B, tail_rows, tail_alpha, k, k + 1, -(inner << bits))
                 for q in range(start.shape[1]):
                     for s in range(len(outer)):
                         strip_start[r, q, s] = start[r, q, outer[s]]
@@ -125,7 +125,8 @@ def _make_record(lanes: int) -> Any:
                         n_fired += 1
                         cell = (p << bits) + outer[s]
                         guess = low + ((high - low) * outer[s] >> bits)
-                        add_entry(total, cell, r, low, high, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
+                        add_entry(total, cell, outer[s], r, low, high, guess, rows, alpha, tail_first, tail_len, tail_rows,
+                                  tail_alpha)  # fmt: skip
                     if live:
                         add_rows(width, h, (r * n_inner + p) * width, own, lane, value, 0, n_fired, 0)
 

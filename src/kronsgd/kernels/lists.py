@@ -40,14 +40,14 @@ def find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: 
 
 @njit(cache=True, error_model="numpy", inline="always")
 def add_entry(
-    value: Any, i: Any, r: Any, low: Any, high: Any, guess: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any,
-    tail_rows: Any, tail_alpha: Any,
+    value: Any, i: Any, place: Any, r: Any, low: Any, high: Any, guess: Any, rows: Any, alpha: Any, tail_first: Any,
+    tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """alpha[r, i] += value, in neuron r's sorted list rows[low:high] where it has row i, else at the end of its tail.
+    """alpha[r, i] += value, in neuron r's sorted list rows[low:high] where it has row i's place, else at the end of its tail.
 
     Inlined, because a call would pass six arrays of seven words each.
     """
-    p = find(rows, i, low, high, guess)
+    p = find(rows, place, low, high, guess)
     if p >= 0:
         alpha[p] += value
     elif value != 0:

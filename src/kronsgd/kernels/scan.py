@@ -3,8 +3,9 @@
 Names follow the paper: z = ⟨w_r, x_i⟩, b the threshold, alpha the coefficients, K a panel of inner products.
 Neuron r's coefficients are sorted lists (indptr, rows, alpha), one for each slice of the panel's rows, plus a short unsorted
 tail of rows new since the last compaction. Its list for slice k is segment first[r] + k·stride[r]: segments lie in the order
-in which `forward` reads them. Neuron blocks are the unit of parallel work: a thread writes only what its blocks own, and
-every sum runs in an order that does not depend on the number of threads.
+in which `forward` reads them. Lists name a row by its place in the slice, tails by its number. Neuron blocks are the unit of
+parallel work: a thread writes only what its blocks own, and every sum runs in an order that does not depend on the number of
+threads.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ def _make_forward(lanes: int) -> Any:
                         if bits != 0:
                             _add(bits, t, r, new_slopes, new_a, new_rows, first, stride, slice_bits, indptr, rows, alpha,
                                  tail_first, tail_len, tail_rows, tail_alpha)  # fmt: skip
-                    add_rows(width, z, r * width, K, rows, alpha, indptr[segment], indptr[segment + 1], 0)
+                    add_rows(width, z, r * width, K, rows, alpha, indptr[segment], indptr[segment + 1], k << slice_bits)
             for block in range(low, high):
                 out = partial[block]
                 out[:] = 0
@@ -96,8 +97,9 @@ def _add(
         i = batch[t * slopes.shape[2] + s]
         segment = first[r] + (i >> slice_bits) * stride[r]
         low, high = indptr[segment], indptr[segment + 1]
-        guess = low + ((high - low) * (i & within) >> slice_bits)
-        add_entry(value, i, r, low, high, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
+        place = i & within
+        guess = low + ((high - low) * place >> slice_bits)
+        add_entry(value, i, place, r, low, high, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
 
 
 _FORWARD = {lanes: _make_forward(lanes) for lanes in LANES}
@@ -195,15 +197,15 @@ def compact(
     for r in prange(len(tail_len)):
         q, last = tail_first[r], tail_first[r] + tail_len[r]
         for k in range((len(indptr) - 1) // len(tail_len)):
-            segment, end = first[r] + k * stride[r], (k + 1) << slice_bits
+            segment, begin, end = first[r] + k * stride[r], k << slice_bits, (k + 1) << slice_bits
             p, stop, out = indptr[segment], indptr[segment + 1], new_indptr[segment]
             while q < last and tail_rows[order[q]] < end:
                 j = tail_rows[order[q]]
-                n = np.searchsorted(rows[p:stop], j)
+                n = np.searchsorted(rows[p:stop], j - begin)
                 for c in range(n):
                     new_rows[out + c], new_alpha[out + c] = rows[p + c], alpha[p + c]
                 p, out = p + n, out + n
-                new_rows[out], new_alpha[out] = j, tail_alpha[order[q]]
+                new_rows[out], new_alpha[out] = j - begin, tail_alpha[order[q]]
                 q += 1
                 while q < last and tail_rows[order[q]] == j:
                     new_alpha[out] += tail_alpha[order[q]]
@@ -215,7 +217,7 @@ def compact(
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def cut_sizes(
-    sizes: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any, stride: Any, indptr: Any, rows: Any
+    sizes: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any, stride: Any, bits: int, indptr: Any, rows: Any
 ) -> None:  # pragma: no cover
     """sizes[segment] = number of the lists' rows that new segments take. Shape: sizes (new segments,). Cost: nnz."""
     m = len(first)
@@ -225,13 +227,13 @@ def cut_sizes(
         for k in range((len(indptr) - 1) // m):
             segment = first[r] + k * stride[r]
             for p in range(indptr[segment], indptr[segment + 1]):
-                sizes[new_first[r] + (rows[p] >> new_bits) * new_stride[r]] += 1
+                sizes[new_first[r] + (((k << bits) + rows[p]) >> new_bits) * new_stride[r]] += 1
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
 def cut(
     new_indptr: Any, new_rows: Any, new_alpha: Any, new_first: Any, new_stride: Any, new_bits: int, first: Any, stride: Any,
-    indptr: Any, rows: Any, alpha: Any,
+    bits: int, indptr: Any, rows: Any, alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """The same lists in new segments. Shape: lists (segments + 1,), (nnz,), (nnz,). Cost: nnz."""
     m = len(first)
@@ -240,8 +242,9 @@ def cut(
         for k in range((len(indptr) - 1) // m):
             segment = first[r] + k * stride[r]
             for p in range(indptr[segment], indptr[segment + 1]):
-                if rows[p] >> new_bits != now:
-                    now = rows[p] >> new_bits
+                i = (k << bits) + rows[p]
+                if i >> new_bits != now:
+                    now = i >> new_bits
                     out = new_indptr[new_first[r] + now * new_stride[r]]
-                new_rows[out], new_alpha[out] = rows[p], alpha[p]
+                new_rows[out], new_alpha[out] = i - (now << new_bits), alpha[p]
                 out += 1

@@ -88,26 +88,28 @@ class _Vectors:
 
 @intrinsic(prefer_literal=True)
 def add_rows(
-    typing: Any, lanes: Any, out: Any, offset: Any, table: Any, index: Any, value: Any, start: Any, stop: Any, base: Any
+    typing: Any, lanes: Any, out: Any, offset: Any, table: Any, index: Any, value: Any, start: Any, stop: Any, first: Any
 ) -> Any:
-    """out.flat[offset : offset + lanes] += Σ_p value[p]·table[index[p] − base, :] over start ≤ p < stop.
+    """out.flat[offset : offset + lanes] += Σ_p value[p]·table[first + index[p], :] over start ≤ p < stop.
 
-    Shape: table (n, lanes), index and value (nnz,). Cost: 2·lanes flops for each p.
+    Shape: table (n, lanes), index (nnz,) of any whole numbers, value (nnz,). Cost: 2·lanes flops for each p.
     """
     if not isinstance(lanes, types.IntegerLiteral):
         return None
     signature = types.void(lanes, out, types.intp, table, index, value, types.intp, types.intp, types.intp)
 
     def build(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        _, out, offset, table, index, value, start, stop, base = arguments
+        _, out, offset, table, index, value, start, stop, first = arguments
         vectors = _Vectors(context, builder, signature.args[3].dtype, signature.args[0].literal_value)
         out, table, index, value = (
             vectors.data(signature.args[k], array) for k, array in ((1, out), (3, table), (4, index), (5, value))
         )
+        width, widen = ir.Constant(INT64, vectors.lanes), builder.sext if signature.args[4].dtype.signed else builder.zext
+        rows = builder.gep(table, [builder.mul(first, width)])
 
         def terms(p: Any) -> list[tuple[Any, Any]]:
-            j = builder.sub(builder.sext(builder.load(builder.gep(index, [p])), INT64), base)
-            row = vectors.load(table, builder.mul(j, ir.Constant(INT64, vectors.lanes)))
+            j = widen(builder.load(builder.gep(index, [p])), INT64)
+            row = vectors.load(rows, builder.mul(j, width))
             return [(vectors.fill(builder.load(builder.gep(value, [p]))), row)]
 
         vectors.add_sums(out, [offset], start, stop, terms)

@@ -142,8 +142,8 @@ def _evaluate(
     add_together(z, K, base, rows, alpha, (p0, p1, p2, p3), n)
     for k in range(SUMS):
         r = kept[few + k]
-        add_rows(1, z, k, K, rows, alpha, indptr[r] + n, indptr[r + 1], -base)
-        add_rows(1, z, k, K, tail_rows, tail_alpha, tail_first[r], tail_first[r] + tail_len[r], -base)
+        add_rows(1, z, k, K, rows, alpha, indptr[r] + n, indptr[r + 1], base)
+        add_rows(1, z, k, K, tail_rows, tail_alpha, tail_first[r], tail_first[r] + tail_len[r], base)
 
 
 @njit(cache=True, parallel=True, error_model="numpy")
@@ -195,7 +195,7 @@ def update(
                     value += slopes[s, c] * a[r, c]
                 begin, stop = indptr[r], indptr[r + 1]
                 guess = begin + (stop - begin) * i // K.shape[1]
-                add_entry(value, i, r, begin, stop, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
+                add_entry(value, i, i, r, begin, stop, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
                 along, p = moved[block, q], last[r - low]
                 while p >= 0:
                     along += coefficient[p] * K[s, row[p], 0]

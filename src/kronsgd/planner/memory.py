@@ -13,7 +13,7 @@ from kronsgd.engines.coefficients import LISTS_PER_TAIL, STEPS, TAIL
 from kronsgd.engines.dense import TILE
 from kronsgd.engines.grid import PREDICT_ROWS
 from kronsgd.engines.scan import lanes_for
-from kronsgd.engines.segments import bits_for
+from kronsgd.engines.segments import SHORT, bits_for
 from kronsgd.features.nystrom import CHUNK, LANDMARKS
 from kronsgd.initial import CACHE_BYTES, LOT, MOST_DRAWS
 from kronsgd.kernels.eager import COLUMNS
@@ -87,18 +87,19 @@ def _grams(tables: Sequence[Table], itemsize: int) -> tuple[float, float]:
 
 
 def _lists(
-    p: Problem, count: float, n_slices: int, size: float
+    p: Problem, count: float, n_slices: int, size: float, place: float = 2.0
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
     """α by neuron, of rows or cells: (while it is compacted, at rest and as the best model too, while that is saved).
 
-    Lists in slices, and tails with room for a quarter of the lists and for eight batches of `size`.
+    Lists in slices, where a place takes so many bytes, and tails with room for a quarter of the lists and for eight batches
+    of `size`. A saved list has plain row numbers.
     """
     m, entry = p.network.n_hidden, 4.0 + p.itemsize
     mean, bounds = count * p.alpha_last, 8.0 * m * n_slices
     added = STEPS * p.fired * size
     room = UNEVEN * max(TAIL, mean / LISTS_PER_TAIL, added) + (UNEVEN - 1) * 4 * (1 - p.fired) ** 2 * added
-    tails, lists = m * room * entry, entry * mean * m
-    saved = lists + 8.0 * m + tails
+    tails, lists = m * room * entry, (place + p.itemsize) * mean * m
+    saved = entry * mean * m + 8.0 * m + tails
     compacting = {"tails": tails, "coefficients": 2 * lists + bounds, "compaction": 8.0 * m * room + 3 * bounds}
     at_rest = {"tails": tails, "coefficients": lists + bounds, "best model": saved}
     return compacting, at_rest, {**at_rest, "best model": 2 * saved}
@@ -115,7 +116,7 @@ def _largest_batch(p: Problem) -> int:
     return min(p.n_rows, math.ceil(-(-units // parts) * strip / units))
 
 
-def _scan(p: Problem) -> list[dict[str, float]]:
+def _scan(p: Problem, place: float = 2.0) -> list[dict[str, float]]:
     m, n, item, rank, size = p.network.n_hidden, p.n_rows, p.itemsize, p.rank, _largest_batch(p)
     entities = float(sum(table.entities for table in p.tables))
     grams, making_grams = _grams(p.kept(), item)
@@ -132,7 +133,7 @@ def _scan(p: Problem) -> list[dict[str, float]]:
         panel = float(n * width * item) * (1 + p.nested) + anew
         return {"panel": panel, "hidden": hidden + values, "entity panels": entities * width * item}
 
-    compacting, at_rest, saving = _lists(p, n, (n - 1 >> bits_for(p.alpha_last, item)) + 1, size)
+    compacting, at_rest, saving = _lists(p, n, (n - 1 >> bits_for(p.alpha_last, item)) + 1, size, place)
     base = {"row norms": n * (16.0 + item + 4 * len(p.tables)), "tails": at_rest["tails"], "entity inner products": grams}
     most = evaluated(max(size, p.schedule.probe))
     state = {**base, "starting values": started, **most}
@@ -158,7 +159,7 @@ def _tree(p: Problem) -> list[dict[str, float]]:
     rows, block = max(size, p.schedule.probe), max(size for _, _, size in p.network.block_sizes())
     bounds = 4.0 * ((DIRECTIONS + len(LEVELS)) * n + (DIRECTIONS + len(LEVELS) + 2) * m) + 24.0 * m
     pairs = rows * 64.0 * (block * (12 + item) + c * item)
-    landmarks, stages = float(min(n, LANDMARKS)), _scan(p)
+    landmarks, stages = float(min(n, LANDMARKS)), _scan(p, 4.0)
     inner = min(n, CHUNK) * landmarks * 8 * p.inner_arrays + 4 * 8 * landmarks**2 + p.scratch
     making = {"row norms": stages[0]["row norms"], "bounds": bounds, "making directions": inner}
     return [making, *({**stage, "bounds": bounds, "pairs": pairs} for stage in stages)]
@@ -203,7 +204,8 @@ def _grid(p: Problem) -> list[dict[str, float]]:
     inner, outer, pairs = p.sides
     m, item = p.network.n_hidden, p.itemsize
     (rows, cells), lanes = grid_cells(p), grid_lanes(p)
-    compacting, at_rest, saving = _lists(p, pairs, inner, cells * pairs / (inner * outer))
+    place = 2.0 if outer <= 1 << SHORT else 4.0
+    compacting, at_rest, saving = _lists(p, pairs, inner, cells * pairs / (inner * outer), place)
     started = float(inner + outer) * m * max(p.rank, 1) * item
     outputs = p.network.n_outputs * rows * lanes * ((len(p.network.blocks) - 1) * item + 16.0)
     state = {

@@ -15,6 +15,7 @@ from kronsgd.planner.memory import Parts, peak_bytes
 from kronsgd.planner.problem import Problem, Schedule
 from kronsgd.planner.rates import Rates, current_rates
 from kronsgd.planner.work import STEP_WORK, Work, epoch_steps
+from kronsgd.validation import MOST
 
 __all__ = ["EngineCost", "Plan", "make_plan"]
 
@@ -214,6 +215,8 @@ def _unfit(engine: str, p: Problem) -> str:
         need = (2 * p.network.n_hidden + p.n_rows) * p.d * p.itemsize
         if need > 2 * MAX_COORDINATES or 8 * p.network.n_hidden * p.d > MAX_COORDINATES:
             return f"the product itself would take {describe_bytes(need)}"
+    if engine in ("scan", "tree", "eager") and p.n_rows > MOST:
+        return f"its rows are numbered in 32 bits, at most {MOST:,}"
     if engine == "grid" and p.sides is None:
         return "no product of factors with different row indices"
     if engine == "grid" and p.network.init != "structured":

@@ -17,6 +17,7 @@ from kronsgd.features.grouping import Group, expand_powers, group_by_index, grou
 from kronsgd.features.item_sums import TILE, ItemSums, item_width
 from kronsgd.features.kernel_leaves import Kernel, SpanLeaf
 from kronsgd.features.leaf import Leaf
+from kronsgd.features.mapped import MappedRows
 from kronsgd.features.serialize import compress
 from kronsgd.features.sides import Sides
 from kronsgd.features.weighted import Weighted
@@ -193,8 +194,12 @@ def _copied(leaf: Leaf) -> int:
     if used == leaf.n_entities:
         return 0
     whole = isinstance(leaf.storage, Kernel)  # which keeps its table
-    table = 0 if whole else sum(array.nbytes for array in leaf.state()[0].values())
-    return int(table * used / leaf.n_entities) + 8 * len(leaf.index)
+    arrays: dict[str, Any] = {} if whole else leaf.state()[0]
+    table = sum(
+        array.selected_bytes(used) if isinstance(array, MappedRows) else array.nbytes * used / leaf.n_entities
+        for array in arrays.values()
+    )
+    return int(table) + 8 * len(leaf.index)
 
 
 def _scratch(leaf: Leaf) -> int:

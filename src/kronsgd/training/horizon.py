@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from kronsgd.engines.base import Engine
 from kronsgd.features.known import append_rows
+from kronsgd.features.serialize import compress
 from kronsgd.losses import Loss, in_parts
 from kronsgd.network import generator
 from kronsgd.training.learning_rate import schedule_mean, tangent_kernel
@@ -68,8 +69,8 @@ def best_training_time(engine: Engine, state: Any, targets: Array, weights: Arra
 
 def _sample_time(engine: Engine, state: Any, targets: Array, weights: Array, rows: NDArray[np.int64]) -> float:
     """The best τ for unit curvature on a sample of rows, repeated rows counted once with their weights added."""
-    x = state.features[rows]
-    _, numbers = append_rows(x[:1], x)
+    x = compress(state.features[rows])
+    _, numbers = append_rows(compress(x[:1]), x)  # without the entities of other rows
     _, first, numbers = np.unique(numbers, return_index=True, return_inverse=True)
     weight = np.bincount(numbers, weights[rows])
     y = np.stack([np.bincount(numbers, weights[rows] * column) for column in targets[rows].T], axis=1) / weight[:, None]

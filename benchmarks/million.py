@@ -1,0 +1,158 @@
+"""A million pairs on one machine: seconds and peak memory of the grid and of the scan engine, beside what the planner counts.
+
+    python -m benchmarks.million grid       # one engine in this process, as the benchmark runs it in one of its own
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kronsgd as ks
+from benchmarks.common import commit, report
+from kronsgd.estimators.planning import planned
+from kronsgd.parallel import threads
+from kronsgd.planner.memory import peak_bytes
+from kronsgd.training import epoch_batches, train_step
+
+ENTITIES, COLUMNS, PAIRS, NEURONS = 2000, 128, 1_000_000, 1024
+TEST, SECONDS = 20_000, 150.0  # rows held back; of steps of the scan engine, whose whole epoch takes longer
+DIRECTIONS, NOISE = 4, 0.3  # of the planted interaction
+
+
+def write_tables(folder: Path, entities: int = ENTITIES) -> None:
+    """Two tables of unit-norm Gaussian entities, to be mapped."""
+    rng = np.random.default_rng(0)
+    for name in ("drugs", "proteins"):
+        table = rng.standard_normal((entities, COLUMNS), dtype=np.float32)
+        np.save(folder / f"{name}.npy", table / np.linalg.norm(table, axis=1, keepdims=True))
+
+
+def pairs(folder: Path, n: int, entities: int = ENTITIES) -> tuple[ks.Features, Any]:
+    """n different pairs of all, and what a few directions of both tables say about them, with noise. Targets: variance 1."""
+    rng = np.random.default_rng(1)
+    tables = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("drugs", "proteins")]
+    cells = rng.permutation(entities**2)[:n]
+    i, j = np.divmod(cells, entities)
+    a, b = (np.tanh(2 * np.sqrt(COLUMNS) * t[:, :DIRECTIONS].astype(np.float64)) for t in tables)
+    y = (a[i] * b[j]).sum(axis=1)
+    y = y / y.std() + NOISE * rng.standard_normal(n)
+    drugs, proteins = (ks.Dense(table) for table in tables)
+    return drugs[i] * proteins[j], y / y.std()
+
+
+def peak() -> float:
+    """Most memory that this process has had, in GiB. Linux only."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
+def timed(function: Any, *arguments: Any) -> tuple[Any, float]:
+    """(what it returns, seconds)."""
+    started = time.perf_counter()
+    return function(*arguments), time.perf_counter() - started
+
+
+def model_of(engine: str, n_hidden: int) -> ks.KronRegressor:
+    """One epoch, with the automatic step."""
+    return ks.KronRegressor(n_hidden, engine=engine, max_iter=1, random_state=0)
+
+
+def run_grid(X: ks.Features, y: Any, n_hidden: int = NEURONS, seconds: float = SECONDS, test: int = TEST) -> dict[str, Any]:
+    """One epoch of `fit`, all of it. Memory includes nothing but the fit."""
+    model, base = model_of("grid", n_hidden), peak()
+    train = X[test:]
+    plan, planning = timed(lambda: ks.plan(train, n_hidden, engine="grid", max_iter=1))
+    _, fitting = timed(model.fit, train, y[test:])
+    used = peak() - base
+    steps = next(cost.steps for cost in [model.plan_.costs["grid"]])
+    score, _ = timed(model.score, X[:test], y[:test])
+    return {
+        "engine": "grid", "steps": steps, "fit s": fitting, "epoch s": model.history_[0]["seconds"], "set-up s":
+        fitting - model.history_[0]["seconds"], "planning s": planning,
+        "planned s": plan.costs["grid"].epoch_seconds, "fired %": 100 * model.history_[0]["fired"],
+        "memory GiB": used, "planned GiB": plan.costs["grid"].memory / 2**30,
+        "planned at the measured density": model.plan_.costs["grid"].memory / 2**30, "test R²": score,
+    }  # fmt: skip
+
+
+def run_scan(X: ks.Features, y: Any, n_hidden: int = NEURONS, seconds: float = SECONDS, test: int = TEST) -> dict[str, Any]:
+    """`fit` up to its first step, with the automatic step size, then real steps for some seconds."""
+    model, base = model_of("scan", n_hidden), peak()
+    train, targets = X[test:], y[test:, None]
+    n, losses, times = train.n_rows, [], []
+    plan, planning = timed(lambda: ks.plan(train, n_hidden, engine="scan", max_iter=1))
+    with threads():
+        started = time.perf_counter()
+        weights = np.ones(n)
+        numbers = model._start(train, train, targets, 0)
+        model._set_learning_rate(targets, weights)
+        batches = epoch_batches(n, 64, shuffle=True, seed=0, epoch=0)
+        model._engine.begin_epoch(model.state_)
+        setting_up, started, fired = time.perf_counter() - started, time.perf_counter(), 0
+        for batch in batches:
+            before = time.perf_counter()
+            loss, n_fired = train_step(
+                model._engine, model.state_, model._loss, numbers[batch], targets[batch], weights[batch],
+                model.learning_rate_, 0.0,
+            )  # fmt: skip
+            losses.append(loss / len(batch))
+            times.append(time.perf_counter() - before)
+            fired += n_fired
+            if time.perf_counter() - started > seconds:
+                break
+    used, alpha = peak() - base, model.state_.coefficients
+    density = alpha.nnz / (n * n_hidden)
+    problem = replace(planned(model, model.state_.network, train).problem, alpha=density, alpha_last=density)
+    tenth = max(len(times) // 10, 1)
+    return {
+        "engine": "scan", "steps": len(times), "epoch s": float(np.mean(times)) * len(batches), "set-up s": setting_up,
+        "planning s": planning, "planned s": plan.costs["scan"].epoch_seconds, "first steps ms": 1e3 * np.median(times[:tenth]),
+        "last steps ms": 1e3 * np.median(times[-tenth:]), "α %": 100 * density, "share of the epoch": len(times) / len(batches),
+        "fired %": 100 * fired / (len(times) * 64 * n_hidden), "loss, first to last tenth":
+        f"{np.mean(losses[:tenth]):.3f} → {np.mean(losses[-tenth:]):.3f}", "memory GiB": used,
+        "planned GiB": plan.costs["scan"].memory / 2**30,
+        "planned at the measured density": peak_bytes("scan", problem)[0] / 2**30,
+    }  # fmt: skip
+
+
+ENGINES = {"grid": run_grid, "scan": run_scan}
+
+
+def alone(engine: str, n: int = PAIRS, entities: int = ENTITIES, n_hidden: int = NEURONS, seconds: float = SECONDS) -> Any:
+    """One engine's measurement. A small problem comes first, so that code is loaded and threads are started."""
+    with tempfile.TemporaryDirectory() as name:
+        small, large = Path(name, "small"), Path(name, "large")
+        for folder, size in ((small, 60), (large, entities)):
+            folder.mkdir()
+            write_tables(folder, size)
+        ENGINES[engine](*pairs(small, 2000, 60), 64, 1.0, 100)
+        return ENGINES[engine](*pairs(large, n + TEST, entities), n_hidden, seconds)
+
+
+def main() -> None:
+    """Each engine in a process of its own."""
+    rows = []
+    for engine in ENGINES:
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.million", engine], capture_output=True, text=True, check=True
+        )
+        rows.append(json.loads(done.stdout.splitlines()[-1]))
+    report(
+        "million", f"A million pairs of {ENTITIES:,} × {ENTITIES:,} entities, {NEURONS:,} neurons, one machine ({commit()})",
+        [{"what": w, **{row["engine"]: row.get(w, "") for row in rows}} for w in dict.fromkeys(w for row in rows for w in row)],
+        f"The scan engine is timed on its first {SECONDS:.0f} seconds of steps: its whole epoch would be longer than the mean "
+        "of them says, for α grows until every row was seen.",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    print(json.dumps(alone(sys.argv[1], *map(int, sys.argv[2:]))))
