@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from helpers.arrays import relative
-from helpers.engines import problem, steps, twins
+from helpers.engines import ENGINES, problem, steps, twins
 from kronsgd import Dense, Kernel, OneHot
-from kronsgd.engines import ENGINES, DenseEngine, ScanEngine
+from kronsgd.engines import DenseEngine, ScanEngine
 from kronsgd.engines import coefficients as coefficients_module
 from kronsgd.engines.coefficients import Coefficients
 from kronsgd.losses import LOSSES

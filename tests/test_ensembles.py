@@ -11,8 +11,8 @@ from sklearn.exceptions import NotFittedError
 
 import kronsgd as ks
 from helpers.cli import call, column, rows_of
+from helpers.engines import ENGINES
 from helpers.estimators import EXACT, labels, pairs
-from kronsgd.engines import ENGINES
 from kronsgd.losses import LOSSES, Members
 from kronsgd.network import TwoLayer
 from kronsgd.testing import EXPRESSIONS

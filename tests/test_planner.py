@@ -143,7 +143,7 @@ def test_table_for_people():
     lines = text.splitlines()
     assert "2,000 rows × 81 dimensions, 256 neurons, batches of 64, threshold 1.49" in lines[0]
     assert [line.split()[0] for line in lines[1:-1]].count("→") == 1
-    assert all(any(name in line for line in lines) for name in ENGINES)
+    assert all(any(name in line for line in lines) for name in ENGINES if name != "torch")  # which has to be asked for
     assert "Memory limit 2 GiB" in lines[-1]
 
 

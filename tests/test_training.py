@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.engines import ENGINES
 from kronsgd import Dense, KronRegressor, OneHot, StopReason
-from kronsgd.engines import ENGINES
 from kronsgd.losses import LOSSES
 from kronsgd.network import TwoLayer
 from kronsgd.training import (

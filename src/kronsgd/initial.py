@@ -261,6 +261,13 @@ class StartingValues:
         rank = 1 if self._sum_ranks else network.init_rank
         products.start_tiles(out, stack, entities, scale, rank, network.blocks)
 
+    def tables(self) -> tuple[Group | Combination, dict[int, Array]] | None:
+        """The expression, and by its groups' ids their values (blocks, entities, width). None where not all are kept."""
+        if self._dense or len(self._kept) < len(groups(self._tree)):
+            return None
+        stack = self._filled_stack()
+        return self._tree, {id(g): stack[:, k : k + g.n_entities] for g, k in zip(self._kept, self._starts, strict=True)}
+
     def _filled_stack(self) -> Array:
         """The values of all kept groups' entities, block by block. Cost: those of entities not asked for before."""
         if self._stack is None:

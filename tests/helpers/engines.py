@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import numpy as np
 
+from kronsgd import engines
 from kronsgd.engines import DenseEngine, ScanEngine
 from kronsgd.network import TwoLayer
 from kronsgd.testing import EXPRESSIONS
+
+ENGINES = {name: engine for name, engine in engines.ENGINES.items() if name != "torch" or find_spec("torch")}  # that can run
 
 
 def problem(n=30, m=40, dtype="float64", **options):

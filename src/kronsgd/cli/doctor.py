@@ -22,7 +22,7 @@ from kronsgd.kernels import scan as kernels
 __all__ = ["doctor"]
 
 LIBRARIES = ("numpy", "scipy", "numba", "scikit-learn", "safetensors", "threadpoolctl", "tqdm")
-EXTRAS = {"plots": "matplotlib", "tables": "pyarrow"}
+EXTRAS = {"plots": "matplotlib", "tables": "pyarrow", "torch": "torch"}
 
 
 def doctor() -> None:

@@ -36,13 +36,14 @@ PARAMETERS = """
         Networks E that are trained side by side on the same batches, each from its own seed, and averaged; each is, to
         rounding, what it would be alone. They share inner products: with engine="scan" five cost about three trainings,
         with "grid", which forms few, as many as they are.
-    engine : {"auto", "scan", "tree", "eager", "dense", "grid"}, default="auto"
+    engine : {"auto", "scan", "tree", "eager", "dense", "grid", "torch"}, default="auto"
         How steps are computed; never what they are. "scan" never builds the product, "dense" does. "tree" is "scan" for small
         batches and wide networks: it evaluates only the neurons that can fire, to the same last bit. "eager" is for single rows
         of small problems: it stores every inner product of a row and a neuron. "grid" is for products of factors with
         different row indices, such as `A[i] * B[j]`, where many of all pairs are observed: a block of pairs then costs far
-        less than its rows one by one. "auto" takes the fastest for the given `batching` that fits into memory, by counted
-        work and built-in rates (`print(ks.plan(X, n_hidden=m))` explains it).
+        less than its rows one by one. "torch" is "scan" on a graphics card, with PyTorch (the extra `torch`). "auto" takes the
+        fastest of the others for the given `batching` that fits into memory, by counted work and built-in rates
+        (`print(ks.plan(X, n_hidden=m))` explains it).
     threshold : float or "auto", default="auto"
         b; "auto" is √(0.4 ln m), which lets a few percent of the neurons fire.
     output_scale : float, default=0.1

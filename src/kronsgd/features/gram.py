@@ -124,6 +124,28 @@ class RowGram:
         """Number of training rows."""
         return self.features.n_rows
 
+    @property
+    def tree(self) -> Group | Combination:
+        """How inner products of rows are made of those of groups of entities."""
+        return self._tree
+
+    def kept(self, group: Group) -> Array | None:
+        """Inner products between all entities of a group, where they are kept. Shape: (E, E)."""
+        return self._entity_gram(group) if self.caching and id(group) in self._cached else None
+
+    def entity_values(self, group: Group, rows: NDArray[np.int64], new: Features | None = None) -> Array:
+        """Inner products of a group's entities with those of some rows of `new`, or of the training rows, made anew.
+
+        Shape: (E, S), in the tables' own precision; not to be written to.
+        """
+        others = list((self.features if new is None else new).leaves())
+
+        def value(leaf: Any) -> Array:
+            other = others[self._position[id(leaf)]]
+            return leaf.entity_inner(other, slice(None), rows if other.index is None else other.index[rows])
+
+        return np.broadcast_to(group.node.evaluate(value), (group.n_entities, len(rows)))
+
     def panel(
         self, rows: NDArray[np.int64], lanes: int, new: Features | None = None, buffers: Buffers | None = None
     ) -> Array:
@@ -168,15 +190,9 @@ class RowGram:
 
     def _entity_panel(self, group: Group, rows: NDArray[np.int64], new: Features | None, out: Array) -> Array:
         """Inner products of the group's entities with those of the batch. Shape: out (tiles, entities, lanes)."""
-        if new is None and self.caching and id(group) in self._cached:
-            panels.copy_columns(out, self._entity_gram(group), group.entity_rows(rows))
+        gram = self.kept(group) if new is None else None
+        if gram is not None:
+            panels.copy_columns(out, gram, group.entity_rows(rows))
             return out
-        others = list((self.features if new is None else new).leaves())
-
-        def value(leaf: Any) -> Array:
-            other = others[self._position[id(leaf)]]
-            return leaf.entity_inner(other, slice(None), rows if other.index is None else other.index[rows])
-
-        values = np.broadcast_to(group.node.evaluate(value), (group.n_entities, len(rows)))
-        out[:] = tiled(values, out.shape[2], self.dtype)
+        out[:] = tiled(self.entity_values(group, rows, new), out.shape[2], self.dtype)
         return out

@@ -14,6 +14,7 @@ from kronsgd.engines.dense import TILE
 from kronsgd.engines.grid import PREDICT_ROWS
 from kronsgd.engines.scan import lanes_for
 from kronsgd.engines.segments import SHORT, bits_for
+from kronsgd.engines.tensors import TILE as LISTED
 from kronsgd.features.nystrom import CHUNK, LANDMARKS
 from kronsgd.initial import CACHE_BYTES, LOT, MOST_DRAWS
 from kronsgd.kernels.eager import COLUMNS
@@ -24,13 +25,15 @@ from kronsgd.parallel import n_threads
 from kronsgd.planner.problem import Problem, Table
 from kronsgd.planner.work import grid_cells, grid_lanes
 
-__all__ = ["PEAK_STAGES", "peak_bytes"]
+__all__ = ["ON_GPU", "PEAK_STAGES", "device_parts", "peak_bytes"]
 
 Parts = Mapping[str, float]  # what takes the memory -> bytes
 SLACK, FIXED = 1.02, 768 * 1024  # for what is not counted: allocators, Python objects
 UNEVEN = 1.1  # mean room of a tail over that of a neuron that fires like the average one, where it depends on one cause only
 ROW_VECTORS = 9  # numbers of 8 bytes for each row: weights, shuffled order, batches, row numbers, norms
 TARGET_VECTORS = 4  # copies of the targets
+COPIES = 4  # of α's lists, kept as the best model and while they are written anew
+ON_GPU = "torch on a GPU"  # the engine, where its device has memory of its own
 
 
 def peak_bytes(engine: str, p: Problem) -> tuple[float, Parts]:
@@ -227,5 +230,44 @@ def _grid(p: Problem) -> list[dict[str, float]]:
     return stages
 
 
+def device_parts(p: Problem) -> Parts:
+    """What the torch engine keeps on its device, where that has memory of its own, at the worst moment of a fit."""
+    m, n, c, item = p.network.n_hidden, float(p.n_rows), p.network.n_outputs, p.itemsize
+    size = max(p.schedule.batch_size, p.schedule.probe, min(PREDICT_BATCH, p.schedule.validation))
+    groups, rank, tile = len(p.tables), max(p.rank, 1), min(float(LISTED), n * m)
+    return {
+        "coefficients": n * m * item,
+        "tables": _grams(p.kept(), item)[0] + sum(float(t.entities) for t in p.kept(m * rank)) * m * rank * item,
+        "rows": n * (item + 4.0 * groups), "panel": n * size * item * (1.0 + min(groups, 2)),
+        "hidden": size * m * item * ((1.0 + min(groups, 2)) * rank + 3) + 2.0 * m * c * item,
+        "lists": tile * (item + 2.0 + p.alpha_last * (16.0 + item)),
+    }  # fmt: skip
+
+
+def _torch(p: Problem) -> list[dict[str, float]]:
+    """All of it, where the device is the processor."""
+    device = dict(device_parts(p))
+    tables, lists = device.pop("tables"), device.pop("lists")  # the tables are the host's own
+    stages = _torch_host(p, tables)
+    return [*({**stage, **device} for stage in stages), {**stages[-1], **device, "lists": lists}]
+
+
+def _torch_host(p: Problem, tables: float | None = None) -> list[dict[str, float]]:
+    """What is numpy's, beside a device with memory of its own."""
+    m, n, item = p.network.n_hidden, float(p.n_rows), p.itemsize
+    grams, making_grams = _grams(p.kept(), item)
+    tables = device_parts(p)["tables"] if tables is None else tables
+    lists = n * m * p.alpha_last * (4.0 + item) + 8.0 * m
+    state = {"row norms": n * (16.0 + item + 8 * len(p.tables)), "tables": tables}
+    stages = [
+        {**state, "tables": grams, "making inner products": making_grams},
+        {**state, "making starting values": _lots(p) if p.rank else 8.0 * p.d * (2 * n + m / 64)},
+        {**state, "choosing the step": _tangent(p)},
+    ]
+    return [*stages, {**state, "best model": COPIES * lists}] if p.schedule.validation else stages
+
+
 Stages = Callable[[Problem], list[dict[str, float]]]
-PEAK_STAGES: dict[str, Stages] = {"dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree, "eager": _eager}
+PEAK_STAGES: dict[str, Stages] = {
+    "dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree, "eager": _eager, "torch": _torch, ON_GPU: _torch_host,
+}  # fmt: skip

@@ -10,11 +10,12 @@ from kronsgd.engines import ENGINES
 from kronsgd.features.base import Features, describe_dim
 from kronsgd.initial import MAX_COORDINATES
 from kronsgd.network import TwoLayer
+from kronsgd.planner.gpu import Gpu, gpu_in_use
 from kronsgd.planner.limits import describe_bytes, parse_memory
-from kronsgd.planner.memory import Parts, peak_bytes
+from kronsgd.planner.memory import ON_GPU, Parts, device_parts, peak_bytes
 from kronsgd.planner.problem import Problem, Schedule
 from kronsgd.planner.rates import Rates, current_rates
-from kronsgd.planner.work import STEP_WORK, Work, epoch_steps
+from kronsgd.planner.work import ON_HOST, STEP_WORK, Work, epoch_steps
 from kronsgd.validation import MOST
 
 __all__ = ["EngineCost", "Plan", "make_plan"]
@@ -31,6 +32,7 @@ class EngineCost:
     memory: float  # bytes, at the worst moment of a fit
     parts: Parts  # of it
     refused: str = ""  # why it cannot be used
+    device_memory: float = 0  # bytes beside `memory`, on a graphics card
 
     @property
     def epoch_seconds(self) -> float:
@@ -53,18 +55,21 @@ class Plan:
     """The costs of all engines for one problem, and the engine to use.
 
     `print(plan)` shows them as a table, `engine` is the choice (None if there is none), `costs` has a record for each
-    engine. `choose()` gives the choice too, or raises an error that says what would fit.
+    engine. `choose()` gives the choice too, or raises an error that says what would fit. The torch engine is among them only
+    where it was asked for, so that neither choices nor tables depend on what is installed, nor on the machine's graphics card.
     """
 
     problem: Problem
     memory_limit: float  # bytes
     rates: Rates = field(repr=False)
     wanted: str = "auto"  # the engine that was asked for
+    gpu: Gpu | None = field(default=None, repr=False)  # of the torch engine, where it was asked for
 
     @property
     def costs(self) -> dict[str, EngineCost]:
         """By engine."""
-        return {name: self._cost(name) for name in STEP_WORK if name in ENGINES}
+        names = (name for name in STEP_WORK if name in ENGINES and (name != "torch" or self.wanted == "torch"))
+        return {name: self._cost(name) for name in names}
 
     @property
     def fastest(self) -> EngineCost | None:
@@ -97,13 +102,24 @@ class Plan:
         if reason:
             return EngineCost(engine, {}, math.inf, 1, math.inf, {}, reason)
         work = STEP_WORK[engine](p)
-        size = p.schedule.block_size if engine == "grid" and p.schedule.blocks else p.schedule.batch_size
-        seconds = sum(self.rates.seconds(w, p.itemsize, size) for w in work.values())
-        memory, parts = peak_bytes(engine, p)
+        seconds = sum(self._seconds(engine, phase) for phase in work)
+        gpu = self.gpu if engine == "torch" else None
+        memory, parts = peak_bytes(engine if gpu is None else ON_GPU, p)
+        device = 0.0 if gpu is None else sum(device_parts(p).values())
         refused = "" if memory <= self.memory_limit else f"needs more than {describe_bytes(self.memory_limit)}"
+        if gpu is not None and device > gpu.usable:
+            refused = f"needs more than {describe_bytes(gpu.usable)} on {gpu.name}"
         if self.wanted == "auto":
             refused = _not_meant(engine, p.schedule) or refused
-        return EngineCost(engine, work, seconds, epoch_steps(engine, p), memory, parts, refused)
+        return EngineCost(engine, work, seconds, epoch_steps(engine, p), memory, parts, refused, device)
+
+    def _seconds(self, engine: str, phase: str) -> float:
+        """Of a phase of a step."""
+        p, work = self.problem, STEP_WORK[engine](self.problem)[phase]
+        if engine == "torch" and self.gpu is not None and phase != ON_HOST:
+            return self.gpu.seconds(work, p.itemsize)
+        size = p.schedule.block_size if engine == "grid" and p.schedule.blocks else p.schedule.batch_size
+        return self.rates.seconds(work, p.itemsize, size)
 
     def _refusal(self) -> Exception:
         costs = self.costs
@@ -113,11 +129,13 @@ class Plan:
             use = f'use engine="{other.engine}".' if other else 'leave engine="auto".'
             return ValueError(f'engine="{self.wanted}" cannot be used here: {asked.refused}; {use}')
         least = asked or min(costs.values(), key=lambda cost: cost.memory)
-        network = self.problem.network
+        need, most, where, network = least.memory, self.memory_limit, "", self.problem.network
+        if self.gpu is not None and least.device_memory > self.gpu.usable:
+            need, most, where = least.device_memory, self.gpu.usable, f" on {self.gpu.name}"
         share = f"a rank's share, {network.n_hidden} neurons, of " if network.exchange.shared else ""
         return MemoryError(
-            f'engine="{least.engine}" would need about {describe_bytes(least.memory)} for {share}n_hidden='
-            f"{network.whole.own_hidden} and {self.problem.n_rows:,} rows, but only {describe_bytes(self.memory_limit)} "
+            f'engine="{least.engine}" would need about {describe_bytes(need)}{where} for {share}n_hidden='
+            f"{network.whole.own_hidden} and {self.problem.n_rows:,} rows, but only {describe_bytes(most)} "
             f"may be used; {self._advice()}"
         )
 
@@ -155,6 +173,7 @@ class Plan:
                 "seconds_per_step": _finite(cost.seconds, cost),
                 "seconds_per_epoch": _finite(cost.epoch_seconds, cost),
                 "memory_bytes": _finite(cost.memory, cost), "memory_parts": dict(cost.parts),
+                **({"device_memory_bytes": cost.device_memory} if cost.device_memory else {}),
             }
             for name, cost in self.costs.items()
         }  # fmt: skip
@@ -179,32 +198,36 @@ class Plan:
         for row in table:
             cells = [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:-1], widths[1:], strict=True)), row[-1]]
             lines.append("  ".join(cells).rstrip())
-        lines.append(f"Memory limit {describe_bytes(self.memory_limit)}. Times by {self.rates.source}.")
+        own = "" if self.gpu is None else f"; those of torch by {self.gpu.source}"
+        lines.append(f"Memory limit {describe_bytes(self.memory_limit)}. Times by {self.rates.source}{own}.")
         return "\n".join(lines)
 
     def _row(self, cost: EngineCost) -> tuple[str, ...]:
         mark = "→ " if cost.engine == self.engine else "  "
         if cost.memory == math.inf:
             return (mark + cost.engine, "–", "–", "–", "–", "–", f"cannot: {cost.refused}")
-        phase, _ = max(cost.work.items(), key=lambda item: self._seconds(item[1]))
-        share = self._seconds(cost.work[phase]) / cost.seconds
+        times = {phase: self._seconds(cost.engine, phase) for phase in cost.work}
+        phase = max(times, key=lambda phase: times[phase])
+        share = times[phase] / cost.seconds
         note = f"cannot: {cost.refused}" if cost.refused else f"{100 * share:.0f} % of the time for {phase}"
+        if cost.device_memory:
+            note += f"; {describe_bytes(cost.device_memory)} on the GPU"
         return (
             mark + cost.engine, f"{cost.flops / 1e9:.3g}", f"{cost.moved / 1e6:.3g}", f"{1e3 * cost.seconds:.3g}",
             f"{cost.epoch_seconds:.3g}", describe_bytes(cost.memory), note,
         )  # fmt: skip
-
-    def _seconds(self, work: Work) -> float:
-        return self.rates.seconds(work, self.problem.itemsize, self.problem.schedule.batch_size)
 
 
 def make_plan(
     network: TwoLayer, features: Features, schedule: Schedule, *, normalize: bool = True, engine: str = "auto",
     memory_limit: float | str = "auto", rates: Rates | None = None,
 ) -> Plan:  # fmt: skip
-    """The costs of every engine; nothing of the size of the problem is allocated. ValueError for a bad memory_limit."""
-    limit = parse_memory(memory_limit)
-    return Plan(Problem.of(network, features, schedule, normalize), limit, rates or current_rates(), engine)
+    """The costs of every engine; nothing of the size of the problem is allocated. ValueError for a bad memory_limit.
+
+    ModuleNotFoundError for the torch engine without PyTorch.
+    """
+    limit, gpu = parse_memory(memory_limit), gpu_in_use() if engine == "torch" else None
+    return Plan(Problem.of(network, features, schedule, normalize), limit, rates or current_rates(), engine, gpu)
 
 
 def _unfit(engine: str, p: Problem) -> str:

@@ -11,7 +11,7 @@ from kronsgd.engines.scan import lanes_for
 from kronsgd.kernels.tree import DIRECTIONS
 from kronsgd.planner.problem import Problem
 
-__all__ = ["STEP_WORK", "Work", "epoch_steps", "grid_cells", "grid_lanes"]
+__all__ = ["ON_HOST", "STEP_WORK", "Work", "epoch_steps", "grid_cells", "grid_lanes"]
 
 
 LOOSE = 1.7  # pairs that the tree engine evaluates, in multiples of those that fire (measured)
@@ -21,6 +21,7 @@ CACHE = 4 << 20  # bytes that stay near a core, where they are read NEAR times a
 NEAR = 4
 STREAMED = 5  # times as fast as other bytes: long rows that are read, added to and written
 RECORD = 100  # operations of putting a coefficient into a list that nobody reads in that step: mostly waiting for memory
+ON_HOST = "inner products"  # the phase of the torch engine that is numpy's, wherever the rest is done
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,19 @@ def _grid(p: Problem) -> dict[str, Work]:
     }
 
 
+def _torch(p: Problem) -> dict[str, Work]:
+    size, m, n, c, item = p.schedule.batch_size, p.network.n_hidden, p.n_rows, p.network.n_outputs, p.itemsize
+    groups, pairs = len(p.tables), float(size * m)
+    anew = sum(2.0 * table.entities * size * table.dim for table in p.tables if table not in p.kept())
+    return {
+        **({ON_HOST: Work(gemm=anew, calls=10)} if anew else {}),
+        "panel": Work(moved=item * size * n * (3.0 * groups + 3), calls=8 + 3 * groups),
+        "start": Work(moved=item * pairs * (2.0 * groups + 4) * max(p.rank, 1), calls=8 + 2 * groups),
+        "coefficients": Work(gemm=2.0 * size * m * (n + c), moved=item * (float(n) * m + 6 * pairs), calls=14),
+        "update": Work(gemm=2.0 * pairs * c, moved=item * 6 * pairs, calls=14),
+    }
+
+
 STEP_WORK: dict[str, Callable[[Problem], dict[str, Work]]] = {
-    "dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree, "eager": _eager,
+    "dense": _dense, "scan": _scan, "grid": _grid, "tree": _tree, "eager": _eager, "torch": _torch,
 }  # fmt: skip
