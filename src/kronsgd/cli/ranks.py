@@ -42,8 +42,11 @@ def process_group() -> Iterator[None]:
         )
     if find_spec("torch") is None:
         raise ModuleNotFoundError('training over several processes needs PyTorch; run pip install "kronsgd[torch]".')
+    import torch
     import torch.distributed as dist
 
+    if torch.cuda.is_available():  # for engine="torch"
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     rank, where = os.environ["RANK"], f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
         socket.getaddrinfo(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))  # torch would look for it for long

@@ -198,7 +198,7 @@ class DenseCoefficients:
 
     def arrays(self) -> dict[str, Array]:
         """All of it under plain names, as the scan engine has it."""
-        lists = Coefficients.empty(Segments.of(self.network.blocks, self.n_rows), self.network.dtype)
+        lists = Coefficients.empty(Segments.of(self.network.blocks, self.n_rows), self.network)
         lists.set_lists(*self.lists())
         lists.scale = self.scale
         return lists.arrays()
@@ -206,7 +206,7 @@ class DenseCoefficients:
     def restore(self, arrays: Mapping[str, Array]) -> None:
         """What `arrays` gave, or the scan engine's. ValueError, and nothing changed, where it does not fit."""
         segments = Segments.of(self.network.blocks, self.n_rows)
-        lists = Coefficients.from_arrays(arrays, segments, self.n_rows, self.network.dtype)
+        lists = Coefficients.from_arrays(arrays, segments, self.n_rows, self.network)
         if lists.tail_len.any():
             lists.compact()
         indptr, rows, values = lists.by_neuron()

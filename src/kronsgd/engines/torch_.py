@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
+from kronsgd.engines.combining import combined
 from kronsgd.engines.device import Device
 from kronsgd.engines.tensors import DenseCoefficients, Panels, Starts
 from kronsgd.features.base import Features
@@ -101,8 +102,8 @@ class TorchEngine(Engine):
         panel = state.panels(rows, norms, view.features if view else None)
         z = state.coefficients.add_products((view or state).starts(rows, norms), panel)
         hidden = z.sub_(network.threshold).clamp_min_(0)
-        totals = self._partial(state, hidden).sum(axis=0, dtype=np.float64)  # blocks in order: (S, C)
-        return TorchActivations(rows, hidden, network.scale * totals, int((hidden > 0).sum()))
+        totals, n_fired, _ = combined(network, self._partial(state, hidden), 0, int((hidden > 0).sum()), lambda: False)
+        return TorchActivations(rows, hidden, network.scale * totals, n_fired)
 
     def _partial(self, state: TorchState, hidden: Any) -> Array:
         """Each block's part of the outputs. Shape: (blocks, S, C)."""

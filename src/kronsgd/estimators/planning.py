@@ -13,7 +13,7 @@ from kronsgd.training.horizon import SAMPLE
 
 __all__ = ["chosen_engine", "engine_over_ranks", "measured_plan", "planned"]
 
-OVER_RANKS = ("scan", "grid")  # engines whose sums are made block by block
+OVER_RANKS = ("scan", "grid", "torch")  # engines that add up their outputs block by block; torch's bits depend on the ranks
 
 
 def planned(model: Any, network: TwoLayer, features: Features, stream: bool = False, engine: str | None = None) -> Plan:
