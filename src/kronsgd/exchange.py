@@ -27,6 +27,10 @@ class Exchange:
     size = 1
     shared = False  # whether neurons are spread over a process group, be it one of a single rank
 
+    def share(self, n_blocks: int) -> tuple[int, int]:
+        """(the rank's first block, the first beyond): `gather` is then called with parts of these."""
+        return 0, n_blocks
+
     def gather(self, partial: Array, axis: int, numbers: Sequence[float]) -> tuple[Array, list[float]]:
         """(the parts of all blocks along `axis`, in order; whole numbers summed over ranks). Every rank calls it."""
         return partial, list(numbers)

@@ -19,13 +19,13 @@ from kronsgd.estimators.fitting import fit
 from kronsgd.estimators.inputs import ArrayMap, read_rows
 from kronsgd.estimators.pairs import PairScores
 from kronsgd.estimators.parameters import check_known, names_checked, unchanged_on_error
-from kronsgd.estimators.planning import measured_plan, planned
+from kronsgd.estimators.planning import chosen_engine, measured_plan
 from kronsgd.estimators.stream import partial_fit
-from kronsgd.exchange import ALONE, Exchange
+from kronsgd.exchange import ALONE, Exchange, check_alone
 from kronsgd.features.base import Features
 from kronsgd.features.known import KnownRows
 from kronsgd.losses import Loss, Members
-from kronsgd.network import TwoLayer, auto_threshold
+from kronsgd.network import Part, TwoLayer, auto_threshold
 from kronsgd.parallel import threads
 from kronsgd.planner import Plan
 from kronsgd.training import (
@@ -159,7 +159,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         return super().set_params(**params)
 
     def _draw_seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+        return int(self._exchange.broadcast(int(check_random_state(self.random_state).randint(2**31 - 1))))
 
     def _make_network(self, n_outputs: int, dtype: str, seed: int) -> TwoLayer:
         """n_outputs: of each network."""
@@ -253,7 +253,11 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         n_outputs = self._own_loss().n_outputs(targets)
         own = "float32" if isinstance(rows, Features) else str(rows.dtype)
         network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype, seed)
-        self.engine_ = planned(self, network, features, stream, engine).choose()
+        if self._exchange.shared:
+            network = Part.on_rank(network, self._exchange)
+        else:
+            check_alone()
+        self.engine_ = chosen_engine(self, network, features, stream, engine)
         self.state_ = self._engine.initialize(network, features, bool(self.normalize))
         self._known = None
         self.n_iter_, self.threshold_ = 0, network.threshold

@@ -11,7 +11,9 @@ from kronsgd.planner import Plan, Schedule, make_plan
 from kronsgd.training import rows_per_step
 from kronsgd.training.horizon import SAMPLE
 
-__all__ = ["measured_plan", "planned"]
+__all__ = ["chosen_engine", "engine_over_ranks", "measured_plan", "planned"]
+
+OVER_RANKS = ("scan", "grid")  # engines whose sums are made block by block
 
 
 def planned(model: Any, network: TwoLayer, features: Features, stream: bool = False, engine: str | None = None) -> Plan:
@@ -32,6 +34,21 @@ def planned(model: Any, network: TwoLayer, features: Features, stream: bool = Fa
         network, features, schedule, normalize=bool(model.normalize), engine=engine or model.engine,
         memory_limit=model.memory_limit,
     )
+
+
+def chosen_engine(model: Any, network: TwoLayer, features: Features, stream: bool, engine: str | None = None) -> str:
+    """The engine to train with. engine: what "auto" became before. ValueError or MemoryError where none can."""
+    if network.exchange.shared:
+        engine = engine_over_ranks(model)
+    return planned(model, network, features, stream, engine).choose()
+
+
+def engine_over_ranks(model: Any) -> str:
+    """The engine that several ranks use: the one asked for, or grid for blocks and scan for all else. ValueError for others."""
+    asked = model.engine if model.engine != "auto" else "grid" if model.batching == "blocks" else "scan"
+    if asked not in OVER_RANKS:
+        raise ValueError(f'engine="{asked}" trains in one process; over ranks use one of {sorted(OVER_RANKS)}, or "auto".')
+    return str(asked)
 
 
 def measured_plan(model: Any) -> Plan:
