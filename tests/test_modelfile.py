@@ -55,12 +55,21 @@ def test_everything_that_a_model_says_survives(engine, init, tmp_path):
     model.save(tmp_path / "m")
     loaded = load(tmp_path / "m")
     assert type(loaded) is KronClassifier
-    assert loaded.get_params() == model.get_params()
-    for name in ("engine_", "n_iter_", "loss_curve_", "history_", "stop_reason_", "learning_rate_", "threshold_"):
+    of_the_machine = {"n_jobs": None, "memory_limit": "auto", "verbose": False}
+    assert loaded.get_params() == {**model.get_params(), **of_the_machine}
+    for name in ("engine_", "n_iter_", "loss_curve_", "stop_reason_", "learning_rate_", "threshold_"):
         assert getattr(loaded, name) == getattr(model, name), name
+    assert loaded.history_ == [{k: v for k, v in r.items() if k not in ("seconds", "rows_per_second")} for r in model.history_]
     assert np.array_equal(loaded.classes_, model.classes_)
     assert np.array_equal(loaded.output_weights_, model.output_weights_)
     assert loaded.predict_proba(features).tobytes() == model.predict_proba(features).tobytes()
+
+
+def test_the_file_does_not_depend_on_the_machine(tmp_path):
+    """Neither on how long training took, nor on parameters that change no model."""
+    fitted(n_jobs=1, verbose=False)[0].save(tmp_path / "one")
+    fitted(n_jobs=2, verbose=True, memory_limit="3 GiB")[0].save(tmp_path / "other")
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
 def test_plain_arrays(tmp_path):
@@ -110,7 +119,7 @@ def test_parameters_that_are_numpy_numbers(name, value, tmp_path):
     model.save(tmp_path / "m")
     loaded = load(tmp_path / "m")
     assert np.array_equal(loaded.predict(features), model.predict(features))
-    if name != "random_state":
+    if name not in ("random_state", "n_jobs"):  # threads are the machine's
         assert getattr(loaded, name) == value
 
 

@@ -53,10 +53,8 @@ def _history(model: Any) -> str:
     records = model.history_
     if not records:
         return "no epoch was finished"
-    first, last, seconds = records[0], records[-1], sum(record["seconds"] for record in records)
-    speed = last["rows_per_second"]
+    first, last = records[0], records[-1]
     return (
-        f"{len(records)} epochs in {seconds:.1f} s ({speed:,.0f} rows/s), loss {first['loss']:.4g} → "
-        f"{last['loss']:.4g}, "
-        f"{100 * last['fired']:.1f}% fired, step {model.learning_rate_:.3g}"
+        f"{len(records)} epochs, loss {first['loss']:.4g} → {last['loss']:.4g}, {100 * last['fired']:.1f}% fired, "
+        f"step {model.learning_rate_:.3g}"
     )

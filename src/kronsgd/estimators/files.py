@@ -42,7 +42,8 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         "class": type(model).__name__, "params": plain_params(model), "network": asdict(model.state_.network),
         "engine": model.engine_, "normalize": bool(model.normalize), "features": tree, "basis": basis_tree,
         "history": _without_times(model.history_), "n_iter": model.n_iter_, "max_iter": getattr(model, "max_iter_", None),
-        "stop_reason": model.stop_reason_.name, "learning_rate": model.learning_rate_, "n_features_in": getattr(model, "n_features_in_", None),
+        "stop_reason": model.stop_reason_.name, "learning_rate": model.learning_rate_,
+        "n_features_in": getattr(model, "n_features_in_", None),
         "feature_names_in": [str(name) for name in getattr(model, "feature_names_in_", [])], "own": model._own_state(),
     }  # fmt: skip
     write_model(path, arrays, meta)

@@ -110,7 +110,7 @@ def _start(
         model._check_same_network()
         numbers = grow(model, features)
     else:
-        numbers = model._start(features, rows, targets, seed, engine=configuration.get("engine"))
+        numbers = model._start(features, rows, targets, seed, engine=configuration.get("engine_"))
     return Data(numbers, targets, weights, validation)
 
 
@@ -118,7 +118,7 @@ def _configuration(model: Any) -> dict[str, Any]:
     """All that the course of training depends on, beside the data, as JSON."""
     params = {name: value for name, value in plain_params(model).items() if name != "warm_start"}
     return {
-        "class": type(model).__name__, **params, "network": asdict(model.state_.network.whole), "engine": model.engine_
+        "class": type(model).__name__, **params, "network": asdict(model.state_.network.whole), "engine_": model.engine_
     }  # fmt: skip
 
 

@@ -175,6 +175,8 @@ class Keeper(Saver):
             check_integer("max_iter", meta["max_iter"], 0), check_integer("before", meta["before"], 0, found.step),
             Position.of(meta["position"], kept), None if reason is None else StopReason[reason],
         )  # fmt: skip
+        assert self.course.position is not None
+        check_integer("epoch", self.course.position.epoch, 0, self.course.max_iter)
 
     def _own(self, shards: list[dict[str, Array]], prefix: str, n_shards: int) -> dict[str, Array]:
         """This rank's arrays of those with a prefix, from its own shard or from all."""

@@ -77,6 +77,7 @@ class CheckpointFolder:
     def __init__(self, path: Path, exchange: Exchange) -> None:
         self.path, self.exchange = path, exchange
         self.good: list[str] = []  # names of checkpoints that were read or written whole
+        self._told: set[str] = set()  # of which there was a warning
 
     @classmethod
     @contextlib.contextmanager
@@ -149,7 +150,8 @@ class CheckpointFolder:
 
     def warn(self, name: str, error: Exception) -> None:
         """Say that a checkpoint cannot be used."""
-        if self.exchange.rank == 0:
+        if self.exchange.rank == 0 and name not in self._told:
+            self._told.add(name)
             warnings.warn(f"the checkpoint {self.path / name} is damaged ({error}); trying the one before.", stacklevel=2)
 
     # Writing -----------------------------------------------------------------------------------------------------------

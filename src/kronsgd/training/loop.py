@@ -177,7 +177,7 @@ class _Training:
         batches = _batches(settings, len(self.targets), state.network.seed, self.first_epoch + at.epoch)
         rates = _rates(settings, at.epoch, len(batches))
         if at.batch > len(batches):
-            raise ValueError(f"{at.batch} steps are done of an epoch that has {len(batches)}")
+            raise ValueError(f"training cannot go on after step {at.batch:,} of an epoch of {len(batches):,}; start anew.")
         started = time.perf_counter() - at.seconds
         if at.batch == 0 and not settings.stream:
             engine.begin_epoch(state)
@@ -212,11 +212,11 @@ class _Training:
 
     def _interrupted_or_saved(self) -> bool:
         """Save the position where that is due, on all ranks alike; whether training was interrupted."""
-        exchange, n_steps = self.state.network.exchange, self.at.history.n_steps
-        if not exchange.agreed(self.interrupted() or self.saver.due(n_steps)):
+        exchange, due, interrupted = self.state.network.exchange, self.saver.due(self.at.history.n_steps), self.interrupted()
+        if not exchange.agreed(due or interrupted):
             return False
-        interrupted, due = (exchange.total(wish) > 0 for wish in (self.interrupted(), self.saver.due(n_steps)))
-        if interrupted or due:
+        due, interrupted = (exchange.total(wish) > 0 for wish in (due, interrupted))  # on some rank, now or a step before
+        if due or interrupted:
             self.saver.save(self.at)
         return interrupted
 
