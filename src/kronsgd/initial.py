@@ -174,7 +174,8 @@ class StartingValues:
         self._expanded, self._tree = expanded, tree
         self._sum_ranks = isinstance(tree, Group)  # one group: the Q terms can be added once per entity
         network = self._weights.network
-        width, left, kept = network.n_hidden * (1 if self._sum_ranks else network.init_rank), CACHE_BYTES, set()
+        width = network.whole.n_hidden * (1 if self._sum_ranks else network.init_rank)  # of the whole: it decides about bits
+        left, kept = CACHE_BYTES, set()
         for group in sorted(groups(tree), key=lambda g: g.n_entities):
             left -= group.n_entities * width * self._dtype.itemsize
             if left >= 0:
@@ -264,7 +265,7 @@ class StartingValues:
         """The values of all kept groups' entities, block by block. Cost: those of entities not asked for before."""
         if self._stack is None:
             sizes = self._weights.network.block_sizes()
-            width = sizes[0][2] * (1 if self._sum_ranks else self._weights.network.init_rank)
+            width = self._weights.network.block_size * (1 if self._sum_ranks else self._weights.network.init_rank)
             self._stack = np.empty((len(sizes), sum(self._room), width), dtype=self._dtype)
         for k, group in enumerate(self._kept):
             if self._filled[k] < group.n_entities:
@@ -305,7 +306,7 @@ class StartingValues:
         if self._draws is not None and slot in self._draws:
             return self._draws[slot]
         sizes, rank = self._weights.network.block_sizes(), self._weights.network.init_rank
-        out = np.zeros((len(blocks), slot[2], sizes[0][2] * rank))
+        out = np.zeros((len(blocks), slot[2], self._weights.network.block_size * rank))
         for k, (block, _, size) in enumerate(sizes[blocks.start : blocks.stop]):
             out[k, :, : size * rank] = self._weights.factor(slot, block, size).T
         if keep and self._draws is not None:
@@ -378,7 +379,7 @@ class StartingValues:
     def _gaussian_at(self, rows: NDArray[np.int64]) -> Array:
         """True Gaussian weights' values, kept for all rows where that pays and fits. Shape: (S, m)."""
         n, network = self._rows.n_rows, self._weights.network
-        if not self.caching or n * network.n_hidden * self._dtype.itemsize > CACHE_BYTES:
+        if not self.caching or n * network.whole.n_hidden * self._dtype.itemsize > CACHE_BYTES:
             return self._gaussian(rows)
         if self._all is None:
             self._all = self._gaussian(np.arange(n))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kronsgd.exchange import ALONE, Exchange
 from kronsgd.validation import check_choice, check_integer, check_real
 
-__all__ = ["TwoLayer", "auto_threshold", "generator"]
+__all__ = ["Part", "TwoLayer", "auto_threshold", "generator"]
 
 Array = NDArray[Any]
 MAX_BLOCKS = 64  # whatever the number of threads or machines, so that neither changes a result
@@ -118,11 +119,25 @@ class TwoLayer:
         """γ/√m."""
         return self.output_scale / math.sqrt(self.own_hidden)
 
+    @property
+    def whole(self) -> TwoLayer:
+        """The network that this one is a part of, or itself."""
+        return self
+
+    @property
+    def exchange(self) -> Exchange:
+        """What connects this part of the network with the others."""
+        return ALONE
+
+    @property
+    def block_size(self) -> int:
+        """Neurons of every block but the last, which may be smaller."""
+        return self.n_networks * 2 * -(-self.own_hidden // (2 * MAX_BLOCKS))
+
     @cached_property
     def blocks(self) -> NDArray[np.int64]:
         """Bounds of at most 64 neuron blocks of equal, even size (the last may be smaller). Shape: (blocks + 1,)."""
-        size = 2 * -(-self.own_hidden // (2 * MAX_BLOCKS))
-        return self.n_networks * np.append(np.arange(0, self.own_hidden, size), self.own_hidden).astype(np.int64)
+        return np.append(np.arange(0, self.n_hidden, self.block_size), self.n_hidden).astype(np.int64)
 
     def block_sizes(self) -> list[tuple[int, int, int]]:
         """(block number, first neuron, number of neurons) of each block."""
@@ -140,3 +155,48 @@ class TwoLayer:
                     signs[1::2] = -signs[::2]
                 out[start + e * own : start + (e + 1) * own, e * outputs : (e + 1) * outputs] = signs
         return out
+
+
+@dataclass(frozen=True)
+class Part(TwoLayer):
+    """The neurons of one rank: a run of the whole network's blocks, with the same weights and scale as there.
+
+    n_hidden, blocks and arrays are those of the rank; block numbers, which seed the weights, those of the whole network.
+    """
+
+    of: TwoLayer | None = None
+    link: Exchange = ALONE
+    first_block: int = 0
+
+    @classmethod
+    def on_rank(cls, network: TwoLayer, exchange: Exchange) -> Part:
+        """The rank's share: blocks as evenly as can be. ValueError for more ranks than blocks."""
+        n_blocks, own = len(network.blocks) - 1, {f.name: getattr(network, f.name) for f in fields(network)}
+        if exchange.size > n_blocks:
+            raise ValueError(
+                f"{network.size} are {n_blocks} blocks, too few for {exchange.size} ranks; start at most {n_blocks} ranks, or "
+                "take more neurons."
+            )
+        first, beyond = exchange.share(n_blocks)
+        n_hidden = int(network.blocks[beyond] - network.blocks[first])
+        return cls(**{**own, "n_hidden": n_hidden}, of=network, link=exchange, first_block=first)
+
+    @property
+    def whole(self) -> TwoLayer:
+        assert self.of is not None
+        return self.of
+
+    @property
+    def exchange(self) -> Exchange:
+        return self.link
+
+    @property
+    def scale(self) -> float:
+        return self.whole.scale
+
+    @property
+    def block_size(self) -> int:
+        return self.whole.block_size
+
+    def block_sizes(self) -> list[tuple[int, int, int]]:
+        return [(self.first_block + i, start, size) for i, start, size in super().block_sizes()]

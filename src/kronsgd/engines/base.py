@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,7 +42,8 @@ class Activations:
     rows: NDArray[np.int64]  # (S,) row numbers
     hidden: Array  # max(z − b, 0), in the engine's own layout
     outputs: Array  # (S, C), float64
-    n_fired: int  # (row, neuron) pairs that fire
+    n_fired: int  # (row, neuron) pairs that fire, on all ranks
+    crowded: bool | None = field(default=None, kw_only=True)  # whether lists must be compacted first; None: see
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class Step:
     coefficients: Any  # of fired pairs only, in the engine's own layout
     output_weights: Array | None  # (m, C)
     decay: float  # factor on everything learned so far: 1 − step · alpha
+    crowded: bool | None = field(default=None, kw_only=True)  # as in the activations
 
 
 class Engine(ABC):

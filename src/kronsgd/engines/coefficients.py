@@ -12,7 +12,9 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from kronsgd.engines.segments import SLICE_BITS, Segments
+from kronsgd.exchange import ALONE, Exchange
 from kronsgd.kernels import scan as kernels
+from kronsgd.network import TwoLayer
 from kronsgd.validation import check_array
 
 __all__ = ["Added", "Coefficients"]
@@ -63,16 +65,17 @@ class Coefficients:
     tail_len: NDArray[np.int64]  # (m,)
     tail_rows: NDArray[np.int32]  # (room,)
     tail_values: Array  # (room,)
+    exchange: Exchange = ALONE  # with the ranks that have the other neurons' coefficients
     scale: float = 1.0
     added: Added | None = None
 
     @classmethod
-    def empty(cls, segments: Segments, dtype: str) -> Coefficients:
+    def empty(cls, segments: Segments, network: TwoLayer) -> Coefficients:
         """No coefficients yet, and no room for any."""
-        m, rows, values = len(segments.first), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=dtype)
+        m, rows, values = len(segments.first), np.zeros(0, dtype=np.int32), np.zeros(0, dtype=network.dtype)
         indptr = np.zeros(m * segments.n_slices + 1, dtype=np.int64)
         tails = np.zeros(m + 1, dtype=np.int64), np.zeros(m, dtype=np.int64), rows, values
-        return cls(segments, indptr, rows, values, *tails)
+        return cls(segments, indptr, rows, values, *tails, network.exchange)
 
     @property
     def nnz(self) -> int:
@@ -86,10 +89,10 @@ class Coefficients:
         tails = self.tail_first, self.tail_len, self.tail_rows, self.tail_values
         return *self.segments.arguments(), self.indptr, self.rows, self.values, *tails
 
-    def add(self, added: Added) -> None:
-        """Take a step's part, whose arrays must stay as they are until the next forward pass."""
+    def add(self, added: Added, crowded: bool | None = None) -> None:
+        """Take a step's part, whose arrays must stay as they are until the next forward pass. crowded: see `make_room`."""
         self.settle()
-        self.make_room(np.bitwise_count(added.fired).sum(axis=0, dtype=np.int64))
+        self.make_room(np.bitwise_count(added.fired).sum(axis=0, dtype=np.int64), crowded)
         self.added = added
 
     def take_added(self) -> Added:
@@ -107,13 +110,17 @@ class Coefficients:
                 added = self.take_added()
                 kernels.record(*added.arguments(), *self.lists())
 
-    def make_room(self, added: NDArray[np.int64]) -> None:
-        """See that neuron r's tail takes added[r] more rows, compacting if one is too full.
+    def has_room(self, added: NDArray[np.int64]) -> bool:
+        """Whether every neuron r's tail takes added[r] more rows."""
+        return bool(kernels.have_room(self.tail_first, self.tail_len, added))
+
+    def make_room(self, added: NDArray[np.int64], crowded: bool | None = None) -> None:
+        """See that neuron r's tail takes added[r] more rows, compacting if one is too full, on whatever rank (`crowded`).
 
         Tails get room in proportion to their lists, so that all compactions together cost no more than a few times nnz, and
         keep it, because neurons take turns at firing on many rows that they know already.
         """
-        if kernels.have_room(self.tail_first, self.tail_len, added):
+        if not (not self.has_room(added) if crowded is None else crowded):
             return
         self.compact()
         room = np.diff(self.tail_first)
@@ -132,7 +139,8 @@ class Coefficients:
         kernels.compact(indptr, rows, values, order, *lists)
         self.indptr, self.rows, self.values = indptr, rows, values
         self.tail_len[:] = 0
-        self.rearrange(self.segments.cut_for(self.nnz, self.values.itemsize))
+        n_lists = self.exchange.total(len(self.tail_len)) * self.segments.n_rows
+        self.rearrange(self.segments.cut_for(self.exchange.total(self.nnz) / n_lists, self.values.itemsize))
 
     def rearrange(self, segments: Segments) -> None:
         """Go over to other segments."""
@@ -147,7 +155,7 @@ class Coefficients:
 
     def merge_long_tails(self) -> None:
         """Compact if the tails, which are read row by row from all over a panel, hold many of the coefficients."""
-        if self.nnz > MERGED * len(self.values):
+        if self.exchange.total(self.nnz) > MERGED * self.exchange.total(len(self.values)):
             self.compact()
 
     def decay(self, factor: float) -> None:
@@ -200,9 +208,9 @@ class Coefficients:
         return np.arange(self.tail_len.sum()) + np.repeat(self.tail_first[:-1] - before, self.tail_len)
 
     @classmethod
-    def from_arrays(cls, arrays: Mapping[str, Array], segments: Segments, n_rows: int, dtype: str) -> Coefficients:
+    def from_arrays(cls, arrays: Mapping[str, Array], segments: Segments, n_rows: int, network: TwoLayer) -> Coefficients:
         """What `arrays` gave. ValueError where it does not fit this many neurons and rows."""
-        n_hidden = len(segments.first)
+        n_hidden, dtype = len(segments.first), network.dtype
         indptr = check_array("indptr", arrays, (n_hidden + 1,), "i").astype(np.int64, copy=False)
         if indptr[0] != 0 or (np.diff(indptr) < 0).any():
             raise ValueError("array 'indptr' does not grow from 0")
@@ -225,7 +233,7 @@ class Coefficients:
         if not 0 < abs(scale) < np.inf:
             raise ValueError(f"array 'scale' holds {scale}, not a factor")
         rows = rows.astype(np.int32, copy=False)
-        c = cls.empty(segments.cut(int(check_array("slice_bits", arrays, (1,), "i")[0])), dtype)
+        c = cls.empty(segments.cut(int(check_array("slice_bits", arrays, (1,), "i")[0])), network)
         c.set_lists(indptr, rows, values)
         c.tail_first, c.tail_len = tail_first, tail_len
         c.tail_rows, c.tail_values = np.zeros(tail_first[-1], dtype=np.int32), np.zeros(tail_first[-1], dtype=dtype)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
 from kronsgd.engines.cells import Block, Cells, Strip, Tile
 from kronsgd.engines.coefficients import Coefficients
+from kronsgd.engines.combining import combined
 from kronsgd.engines.segments import Segments
 from kronsgd.features.base import Features
 from kronsgd.features.gram import inverse_norms
@@ -88,7 +89,7 @@ class GridEngine(Engine):
         cells = Cells(features, sides, initial, normalize)
         return GridState(
             network=network, features=features, normalize=normalize, output_weights=network.output_weights(),
-            cells=cells, coefficients=Coefficients.empty(_segments(cells), network.dtype),
+            cells=cells, coefficients=Coefficients.empty(_segments(cells), network),
         )  # fmt: skip
 
     def begin_epoch(self, state: GridState) -> None:
@@ -116,9 +117,12 @@ class GridEngine(Engine):
                 hidden, fired, partial, strip.h, gram, strip.start, tables.inner_start, block.inner, block.planes[0],
                 tile.first, tile.beyond, state.output_weights, real(scale), real(1 / scale), real(network.threshold), bounds,
             )  # fmt: skip
-        totals = partial.sum(axis=0, dtype=np.float64).reshape(network.n_outputs, -1)[:, block.places]  # blocks in order
         n_fired = sum(int(np.bitwise_count(fired & plane).sum(dtype=np.int64)) for plane in block.planes)
-        return GridActivations(rows, hidden, network.scale * totals.T, n_fired, block, strip, fired)
+        totals, n_fired, crowded = combined(
+            network, partial, 0, n_fired, lambda: view is None and not state.coefficients.has_room(_counts(fired))
+        )  # fmt: skip
+        totals = totals.reshape(network.n_outputs, -1)[:, block.places]
+        return GridActivations(rows, hidden, network.scale * totals.T, n_fired, block, strip, fired, crowded=crowded)
 
     def view(self, state: GridState, features: Features) -> Cells:
         state.cells.initial.prototype.check_compatible(features)
@@ -135,7 +139,10 @@ class GridEngine(Engine):
         if network.train_output:
             change = matmul(hidden.reshape(len(hidden), -1), np.ascontiguousarray(tile.reshape(len(tile), -1).T))
             change = network.within_members(change)
-        return GridStep(activations.rows, activations.fired, change, 1.0 - step * alpha, block, activations.strip, tile)
+        return GridStep(
+            activations.rows, activations.fired, change, 1.0 - step * alpha, block, activations.strip, tile,
+            crowded=activations.crowded,
+        )  # fmt: skip
 
     def update(self, state: GridState, step: Step) -> None:
         assert isinstance(step, GridStep)
@@ -145,7 +152,7 @@ class GridEngine(Engine):
         if alpha.scale != expected:
             cells.strip = None  # its coefficients have been scaled
         slopes = step.slopes if alpha.scale == 1 else step.slopes / step.slopes.dtype.type(alpha.scale)
-        alpha.make_room(np.bitwise_count(step.coefficients).sum(axis=1, dtype=np.int64))
+        alpha.make_room(_counts(step.coefficients), step.crowded)
         whole = len(block.inner) == state.shape[0]  # no other block of this strip will follow
         live = cells.strip is step.strip and len(block.tiles) == 1 and not whole
         if not live:
@@ -165,7 +172,7 @@ class GridEngine(Engine):
         inner, outer = (side.entity for side in state.cells.sides.split(features))
         lanes = LANES[-1]
         network = state.network
-        most = max(lanes, VIEW_NUMBERS // (network.n_hidden * network.init_rank) // lanes * lanes)
+        most = max(lanes, VIEW_NUMBERS // (network.whole.n_hidden * network.init_rank) // lanes * lanes)
         for part in _by_key(outer // most, inner // most):
             view = self.view(state, features[part])
             tables = view.tables
@@ -222,11 +229,16 @@ class GridEngine(Engine):
         if (inside, outside) != (cells.sides.inner, cells.sides.outer):
             cells = Cells(state.features, Sides(inside, outside), cells.initial, state.normalize)
         segments = _segments(cells)
-        alpha = Coefficients.from_arrays(arrays, segments, segments.n_rows, state.network.dtype)
+        alpha = Coefficients.from_arrays(arrays, segments, segments.n_rows, state.network)
         shape = state.output_weights.shape
         state.output_weights = check_array("output_weights", arrays, shape, "f").astype(state.network.dtype)
         state.cells, state.coefficients = cells, alpha
         cells.strip = None
+
+
+def _counts(fired: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Cells that each neuron fires on. Shape: (m, T) bits -> (m,)."""
+    return np.asarray(np.bitwise_count(fired).sum(axis=1, dtype=np.int64))
 
 
 def _segments(cells: Cells) -> Segments:

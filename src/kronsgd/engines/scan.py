@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kronsgd.buffers import Buffers
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
 from kronsgd.engines.coefficients import Added, Coefficients
+from kronsgd.engines.combining import combined
 from kronsgd.engines.segments import Segments
 from kronsgd.features.base import Features
 from kronsgd.features.gram import RowGram, tiled
@@ -74,7 +75,7 @@ class ScanEngine(Engine):
             network=network, features=features, normalize=normalize, output_weights=network.output_weights(),
             gram=RowGram(features, network.dtype, normalize), initial=initial,
             start=initial.values(features, normalize, network.dtype),
-            coefficients=Coefficients.empty(Segments.of(network.blocks, features.n_rows), network.dtype),
+            coefficients=Coefficients.empty(Segments.of(network.blocks, features.n_rows), network),
         )  # fmt: skip
 
     def begin_epoch(self, state: ScanState) -> None:
@@ -102,9 +103,12 @@ class ScanEngine(Engine):
                 real(alpha.scale), real(1 / alpha.scale), real(network.threshold),
                 min(lanes, len(rows) - t * lanes),
             )  # fmt: skip
-        totals = partial.sum(axis=1, dtype=np.float64)  # blocks in order: (tiles, C, lanes)
+        counts = np.bitwise_count(fired).sum(axis=0, dtype=np.int64)
+        totals, n_fired, crowded = combined(
+            network, partial, 1, int(counts.sum()), lambda: view is None and not alpha.has_room(counts)
+        )  # fmt: skip
         outputs = network.scale * totals.transpose(0, 2, 1).reshape(-1, network.n_outputs)[: len(rows)]
-        return ScanActivations(rows, hidden, outputs, int(np.bitwise_count(fired).sum(dtype=np.int64)), fired)
+        return ScanActivations(rows, hidden, outputs, n_fired, fired, crowded=crowded)
 
     def view(self, state: ScanState, features: Features) -> ScanView:
         features = compress(features)
@@ -120,14 +124,14 @@ class ScanEngine(Engine):
             kernels.neuron_gradient(change, hidden, activations.fired, scaled, network.blocks)
             change = network.within_members(change)
         added = Added(activations.fired, scaled, state.output_weights, activations.rows)
-        return Step(activations.rows, added, change, 1.0 - step * alpha)
+        return Step(activations.rows, added, change, 1.0 - step * alpha, crowded=activations.crowded)
 
     def update(self, state: ScanState, step: Step) -> None:
         alpha, added = state.coefficients, step.coefficients
         alpha.decay(step.decay)
         if alpha.scale != 1:
             added = replace(added, slopes=(added.slopes / alpha.scale).astype(added.slopes.dtype))
-        alpha.add(added)
+        alpha.add(added, step.crowded)
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights
 
@@ -157,7 +161,7 @@ class ScanEngine(Engine):
 
     def restore(self, state: ScanState, arrays: Mapping[str, Array]) -> None:
         segments = Segments.of(state.network.blocks, state.features.n_rows)
-        c = Coefficients.from_arrays(arrays, segments, state.features.n_rows, state.network.dtype)
+        c = Coefficients.from_arrays(arrays, segments, state.features.n_rows, state.network)
         shape = state.output_weights.shape
         state.output_weights = check_array("output_weights", arrays, shape, "f").astype(state.network.dtype)
         state.coefficients = c

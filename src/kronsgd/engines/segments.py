@@ -63,11 +63,9 @@ class Segments:
             return self
         return Segments.of(self.bounds, self.n_rows, slice_bits)
 
-    def cut_for(self, n_coefficients: int, itemsize: int) -> Segments:
-        """The same rows in slices that suit so many coefficients."""
-        if self.bounds is None:
-            return self
-        return self.cut(bits_for(n_coefficients / (len(self.first) * self.n_rows), itemsize))
+    def cut_for(self, share: float, itemsize: int) -> Segments:
+        """The same rows in slices that suit coefficients at this share of the pairs of rows and neurons."""
+        return self if self.bounds is None else self.cut(bits_for(share, itemsize))
 
     def arguments(self) -> tuple[Index, Index, int]:
         """(first, stride, slice bits), as kernels take them."""

@@ -109,7 +109,7 @@ class TreeEngine(ScanEngine):
         alpha = state.coefficients
         if alpha.segments.bounds is None:
             segments = Segments.of(state.network.blocks, state.features.n_rows)
-            alpha.rearrange(segments.cut_for(alpha.nnz, alpha.values.itemsize))
+            alpha.rearrange(segments.cut_for(alpha.nnz / (state.network.n_hidden * segments.n_rows), alpha.values.itemsize))
 
     def pays(self, state: TreeState) -> bool:
         """Whether evaluating pairs one by one has cost less, lately, than evaluating all would have."""

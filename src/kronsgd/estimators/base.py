@@ -21,12 +21,13 @@ from kronsgd.estimators.files import load_model, save_model
 from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
 from kronsgd.estimators.pairs import PairScores
 from kronsgd.estimators.parameters import check_known, check_params, names_checked, unchanged_on_error
-from kronsgd.estimators.planning import measured_plan, planned
+from kronsgd.estimators.planning import chosen_engine, measured_plan
 from kronsgd.estimators.stream import grow, partial_fit
+from kronsgd.exchange import ALONE, Exchange, check_alone
 from kronsgd.features.base import Features
 from kronsgd.features.known import KnownRows
 from kronsgd.losses import Loss, Members
-from kronsgd.network import TwoLayer, auto_threshold
+from kronsgd.network import Part, TwoLayer, auto_threshold
 from kronsgd.parallel import threads
 from kronsgd.planner import Plan
 from kronsgd.training import (
@@ -57,6 +58,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
     """Base of KronRegressor and KronClassifier; see there for the parameters."""
 
     registry: ClassVar[dict[str, type[KronEstimator]]] = {}
+    _exchange: Exchange = ALONE  # with the ranks that train the other neurons
     _known: KnownRows | None = None  # the keys of the state's rows, made when first needed and never pickled
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -167,7 +169,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         return super().set_params(**params)
 
     def _draw_seed(self) -> int:
-        return int(check_random_state(self.random_state).randint(2**31 - 1))
+        return int(self._exchange.broadcast(int(check_random_state(self.random_state).randint(2**31 - 1))))
 
     def _make_network(self, n_outputs: int, dtype: str, seed: int) -> TwoLayer:
         """n_outputs: of each network."""
@@ -284,7 +286,11 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         n_outputs = self._own_loss().n_outputs(targets)
         own = "float32" if isinstance(rows, Features) else str(rows.dtype)
         network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype, seed)
-        self.engine_ = planned(self, network, features, stream).choose()
+        if self._exchange.shared:
+            network = Part.on_rank(network, self._exchange)
+        else:
+            check_alone()
+        self.engine_ = chosen_engine(self, network, features, stream)
         self.state_ = self._engine.initialize(network, features, bool(self.normalize))
         self._known = None
         self.n_iter_, self.threshold_ = 0, network.threshold

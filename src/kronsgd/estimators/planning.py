@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from sklearn.base import clone
+
 from kronsgd.features.base import Features
 from kronsgd.features.sides import Sides
 from kronsgd.network import TwoLayer
@@ -11,7 +13,9 @@ from kronsgd.planner import Plan, Schedule, make_plan
 from kronsgd.training import rows_per_step
 from kronsgd.training.horizon import SAMPLE
 
-__all__ = ["measured_plan", "planned"]
+__all__ = ["chosen_engine", "measured_plan", "planned"]
+
+OVER_RANKS = ("scan", "grid")  # engines whose sums are made block by block
 
 
 def planned(model: Any, network: TwoLayer, features: Features, stream: bool = False) -> Plan:
@@ -31,6 +35,19 @@ def planned(model: Any, network: TwoLayer, features: Features, stream: bool = Fa
     return make_plan(
         network, features, schedule, normalize=bool(model.normalize), engine=model.engine, memory_limit=model.memory_limit
     )
+
+
+def chosen_engine(model: Any, network: TwoLayer, features: Features, stream: bool) -> str:
+    """The engine to train with. ValueError or MemoryError where none can.
+
+    Over ranks: the one that was asked for, or grid for blocks and scan for all else, on any number of ranks.
+    """
+    if not network.exchange.shared:
+        return planned(model, network, features, stream).choose()
+    asked = model.engine if model.engine != "auto" else "grid" if model.batching == "blocks" else "scan"
+    if asked not in OVER_RANKS:
+        raise ValueError(f'engine="{asked}" trains in one process; over ranks use one of {sorted(OVER_RANKS)}, or "auto".')
+    return planned(clone(model).set_params(engine=asked), network, features, stream).choose()
 
 
 def measured_plan(model: Any) -> Plan:

@@ -27,7 +27,7 @@ def schedule(name: str, t: int, total: int) -> float:
 
 
 def tangent_kernel(engine: Engine, state: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
-    """Tangent kernel of one output on some training rows. Shape: (S, S). Cost: S²·m flops.
+    """Tangent kernel of one output on some training rows. Shape: (S, S). Cost: S²·m flops, of this rank's neurons.
 
     Θ_ij = (γ²/m)(⟨x_i, x_j⟩·#{neurons that fire on both} + Σ_r h_ir h_jr where output weights are trained); of several
     networks, the mean.
@@ -37,9 +37,10 @@ def tangent_kernel(engine: Engine, state: Any, rows: NDArray[np.int64]) -> NDArr
     scale = inverse_norms(x, state.normalize)
     hidden = np.asarray(engine.hidden(state, engine.forward(state, rows)), dtype=np.float64)
     fires = (hidden > 0).astype(np.float64)
-    theta = (fires @ fires.T) * x.inner() * scale[:, None] * scale
-    if network.train_output:
-        theta += hidden @ hidden.T
+    theta = network.exchange.fold([fires @ fires.T]) * x.inner() * scale[:, None] * scale
+    if network.train_output:  # in the order of the blocks, for these are no whole numbers
+        own = (hidden[:, start : start + size] for _, start, size in network.block_sizes())
+        theta += network.exchange.fold(block @ block.T for block in own)
     return np.asarray(network.scale**2 / network.n_networks * theta)
 
 

@@ -155,11 +155,11 @@ def train(
                 engine.begin_epoch(state)
             for batch, rate in zip(batches, _rates(settings, epoch - first_epoch, len(batches)), strict=True):
                 sums += step(batch, rate)
-                if interrupted():
+                if state.network.exchange.agreed(interrupted()):
                     history.stop_reason = StopReason.INTERRUPTED
                     logger.warning("stopped: %s", history.stop_reason.value)
                     return history
-            record = epoch_record(epoch, sums, len(targets), state.network.n_hidden, rate, time.perf_counter() - started)
+            record = epoch_record(epoch, sums, len(targets), state.network.whole.n_hidden, rate, time.perf_counter() - started)
             record |= _validation_record(engine, state, loss, validation)
             history.records.append(record)
             _show(bar, record)

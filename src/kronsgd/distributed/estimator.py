@@ -1,0 +1,130 @@
+"""Estimators whose neurons are spread over the ranks of a process group."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from sklearn.base import BaseEstimator, clone
+from sklearn.utils.validation import check_is_fitted
+
+from kronsgd.distributed.exchange import TorchExchange
+from kronsgd.engines.shards import join
+from kronsgd.exchange import ALONE
+from kronsgd.parallel import threads
+
+__all__ = ["Distributed", "thread_budget"]
+
+logger = logging.getLogger("kronsgd")
+
+
+def thread_budget() -> int:
+    """Threads of each rank, where nothing else is said: the cores that it may use, shared with the host's other ranks."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on Linux
+        cores = os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1") or 1))
+
+
+@contextmanager
+def _silent(silent: bool) -> Iterator[None]:
+    """Say nothing, for rank 0 says it."""
+    with warnings.catch_warnings():
+        if silent:
+            warnings.simplefilter("ignore")
+            logger.addFilter(_nothing)
+        try:
+            yield
+        finally:
+            logger.removeFilter(_nothing)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
+
+
+class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
+    """An estimator trained by all ranks of a torch.distributed process group, each with some blocks of its neurons.
+
+    Every rank calls the same methods with the same data, in the same order. Training gives the same bytes on any number of
+    ranks; a step exchanges the partial outputs of 64 neuron blocks, whatever the numbers of neurons, rows and dimensions.
+    After `fit`, `estimator_` holds this rank's neurons: its predictions are those of the whole network, and `gather` and
+    `save` bring the whole network to rank 0.
+
+    Parameters
+    ----------
+    estimator : KronRegressor or KronClassifier
+        n_jobs=None gives each rank its share of the host's cores.
+    group : torch.distributed.ProcessGroup, default=None
+        None is the default group.
+    """
+
+    def __init__(self, estimator: Any, group: Any = None) -> None:
+        self.estimator = estimator
+        self.group = group
+
+    def fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> Self:
+        """As the estimator's `fit`, on every rank with the same rows. ValueError where the ranks' data differ."""
+        exchange = TorchExchange(self.group)
+        model = clone(self.estimator)
+        if model.warm_start:
+            raise ValueError("warm_start=True goes on from a fitted model, but Distributed starts anew; set warm_start=False.")
+        model._exchange = exchange
+        if exchange.rank:
+            model.verbose = False
+        with self._budget(), _silent(exchange.rank > 0):
+            model.fit(X, y, *args, **kwargs)
+        self.estimator_ = model
+        return self
+
+    @contextmanager
+    def _budget(self) -> Iterator[None]:
+        with threads(thread_budget()):
+            yield
+
+    def predict(self, X: Any, **kwargs: Any) -> Any:
+        """As the estimator's `predict`. Every rank calls it with the same rows and gets all predictions."""
+        check_is_fitted(self, "estimator_")
+        with self._budget():
+            return self.estimator_.predict(X, **kwargs)
+
+    def predict_proba(self, X: Any) -> Any:
+        """As the classifier's `predict_proba`."""
+        check_is_fitted(self, "estimator_")
+        with self._budget():
+            return self.estimator_.predict_proba(X)
+
+    def score(self, X: Any, y: Any, *args: Any) -> float:
+        """As the estimator's `score`."""
+        check_is_fitted(self, "estimator_")
+        with self._budget():
+            return float(self.estimator_.score(X, y, *args))
+
+    def gather(self) -> Any:
+        """The whole network as an estimator like any other, on rank 0; None on the other ranks."""
+        check_is_fitted(self, "estimator_")
+        model, state = self.estimator_, self.estimator_.state_
+        shards = state.network.exchange.collect(model._engine.arrays(state))
+        if shards is None:
+            return None
+        whole = copy.copy(model)
+        whole._exchange = ALONE
+        with self._budget():
+            whole.state_ = whole._engine.initialize(
+                state.network.whole, state.features, state.normalize, whole._engine.basis(state)
+            )  # fmt: skip
+            whole._engine.restore(whole.state_, join(shards))
+        return whole
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole network to one file, on rank 0; the other ranks wait for it."""
+        exchange, whole = self.estimator_.state_.network.exchange, self.gather()
+        if whole is not None:
+            whole.save(path)
+        exchange.barrier()

@@ -1,0 +1,111 @@
+"""The exchange of several ranks: one all-gather a step, on torch.distributed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kronsgd.exchange import Exchange
+
+__all__ = ["TorchExchange"]
+
+Array = NDArray[Any]
+
+
+class TorchExchange(Exchange):
+    """Over a process group (None: the default one). RuntimeError where none has been initialised.
+
+    A `gather` sends (blocks of the rank) · (numbers of a block's part) and three numbers of 8 bytes, to all ranks at once: its
+    cost is that of one all-gather, whatever the sizes of the problem. n_gathers and n_sent (bytes) count them.
+    """
+
+    shared = True
+
+    def __init__(self, group: Any = None) -> None:
+        import torch
+        import torch.distributed as dist
+
+        if not dist.is_available() or not dist.is_initialized():
+            raise RuntimeError(
+                "there is no process group; call torch.distributed.init_process_group() on every rank first, or fit the "
+                "estimator itself to train in one process."
+            )
+        self._torch, self._dist, self._group = torch, dist, group
+        self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
+        cuda = dist.get_backend(group) == "nccl"
+        self._device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
+        self._counts = [0] * self.size
+        self._wish = self._stop = False
+        self.n_gathers = self.n_sent = 0
+
+    def share(self, n_blocks: int) -> tuple[int, int]:
+        bounds = [n_blocks * rank // self.size for rank in range(self.size + 1)]
+        self._counts = np.diff(bounds).tolist()
+        return bounds[self.rank], bounds[self.rank + 1]
+
+    def gather(self, partial: Array, axis: int, numbers: Sequence[float]) -> tuple[Array, list[float]]:
+        own = np.moveaxis(partial, axis, 0)
+        block = math.prod(own.shape[1:]) * partial.itemsize
+        head = np.array([self._wish, *numbers], dtype=np.float64).tobytes()
+        message = np.zeros(len(head) + max(self._counts) * block, dtype=np.uint8)
+        message[: len(head)] = np.frombuffer(head, np.uint8)
+        message[len(head) : len(head) + len(own) * block] = np.ascontiguousarray(own).reshape(-1).view(np.uint8)
+        messages = self._all_gather(message)
+        heads = np.ascontiguousarray(messages[:, : len(head)]).view(np.float64).sum(axis=0)
+        self._stop = bool(heads[0] > 0)
+        blocks = [messages[k, len(head) : len(head) + count * block] for k, count in enumerate(self._counts)]
+        whole = np.concatenate(blocks).view(partial.dtype).reshape(-1, *own.shape[1:])
+        return np.ascontiguousarray(np.moveaxis(whole, 0, axis)), heads[1:].tolist()
+
+    def _all_gather(self, message: Array) -> Array:
+        """Every rank's message. Shape: (bytes,) -> (ranks, bytes)."""
+        out = self._torch.empty(self.size * len(message), dtype=self._torch.uint8, device=self._device)
+        gather = getattr(self._dist, "all_gather_single", None) or self._dist.all_gather_into_tensor  # its name until 2.12
+        gather(out, self._tensor(message), group=self._group)
+        self.n_gathers, self.n_sent = self.n_gathers + 1, self.n_sent + len(message)
+        return np.asarray(out.cpu().numpy()).reshape(self.size, -1)
+
+    def _tensor(self, array: Array) -> Any:
+        return self._torch.from_numpy(array).to(self._device)
+
+    def total(self, number: float) -> float:
+        tensor = self._tensor(np.array([number], dtype=np.float64))
+        self._dist.all_reduce(tensor, group=self._group)
+        return float(tensor.cpu()[0])
+
+    def fold(self, parts: Iterable[Array]) -> Array:
+        """One rank after the other adds its own. Cost: an array sent from rank to rank, and from the last one to all."""
+        own = list(parts)
+        so_far = self._tensor(np.zeros_like(own[0]))
+        if self.rank:
+            self._dist.recv(so_far, group=self._group, group_src=self.rank - 1)
+            own.insert(0, so_far.cpu().numpy())
+        so_far = self._tensor(super().fold(own))
+        if self.rank < self.size - 1:
+            self._dist.send(so_far, group=self._group, group_dst=self.rank + 1)
+        self._dist.broadcast(so_far, group=self._group, group_src=self.size - 1)
+        return np.asarray(so_far.cpu().numpy())
+
+    def collect(self, arrays: dict[str, Array]) -> list[dict[str, Array]] | None:
+        out: list[Any] | None = None if self.rank else [None] * self.size
+        self._dist.gather_object(arrays, out, group=self._group, group_dst=0)
+        return out
+
+    def broadcast(self, value: Any) -> Any:
+        values = [value]
+        self._dist.broadcast_object_list(values, group=self._group, group_src=0)
+        return values[0]
+
+    def barrier(self) -> None:
+        self._dist.barrier(group=self._group)
+
+    def agreed(self, wish: bool) -> bool:
+        self._wish = wish
+        return self._stop
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a model that is spread over ranks cannot be pickled; save it, or take Distributed.gather().")
