@@ -1,5 +1,6 @@
 """kronsgd: wide two-layer networks on products of features, trained exactly and without building the product."""
 
+from kronsgd._version import __version__
 from kronsgd.estimators import KronClassifier, KronRegressor, load, plan
 from kronsgd.features import (
     RBF,
@@ -16,11 +17,9 @@ from kronsgd.features import (
     Tanimoto,
     crosses,
 )
-from kronsgd.training import StopReason
+from kronsgd.training import Checkpoint, StopReason
 
 __all__ = [
-    "RBF", "Bag", "Categories", "Dense", "Features", "Kernel", "KronClassifier", "KronRegressor", "LowRank", "OneHot",
-    "Patches", "Sparse", "Spectrum", "StopReason", "Tanimoto", "crosses", "load", "plan",
+    "RBF", "Bag", "Categories", "Checkpoint", "Dense", "Features", "Kernel", "KronClassifier", "KronRegressor", "LowRank",
+    "OneHot", "Patches", "Sparse", "Spectrum", "StopReason", "Tanimoto", "__version__", "crosses", "load", "plan",
 ]  # fmt: skip
-
-__version__ = "0.1.0"

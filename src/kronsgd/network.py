@@ -174,8 +174,8 @@ class Part(TwoLayer):
         n_blocks, own = len(network.blocks) - 1, {f.name: getattr(network, f.name) for f in fields(network)}
         if exchange.size > n_blocks:
             raise ValueError(
-                f"{network.size} are {n_blocks} blocks, too few for {exchange.size} ranks; start at most {n_blocks} ranks, or "
-                "take more neurons."
+                f"{network.size} can be shared by at most {n_blocks} ranks, not by {exchange.size}; start fewer ranks, or take "
+                "more neurons."
             )
         first, beyond = exchange.share(n_blocks)
         n_hidden = int(network.blocks[beyond] - network.blocks[first])

@@ -10,6 +10,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from kronsgd.cli.ranks import first_rank
+
 __all__ = ["ErrorGroup", "one_line", "say"]
 
 # What the library documents for bad input; anything else is a defect of kronsgd, and its traceback is wanted.
@@ -34,8 +36,9 @@ def one_line(error: BaseException) -> str:
 
 
 def say(kind: str, text: str) -> None:
-    """`error: …` or `warning: …` on stderr, as one line that no terminal width breaks."""
-    print(f"{kind}: {text}", file=sys.stderr)
+    """`error: …` or `warning: …` on stderr, as one line that no terminal width breaks; of several processes, says which."""
+    rank = "" if first_rank() else f" (rank {os.environ['RANK']})"
+    print(f"{kind}{rank}: {text}", file=sys.stderr)
 
 
 class ErrorGroup(TyperGroup):

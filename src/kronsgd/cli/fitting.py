@@ -15,7 +15,9 @@ from kronsgd import StopReason
 from kronsgd.cli.data import Data
 from kronsgd.cli.errors import say
 from kronsgd.cli.parameters import make_model
+from kronsgd.cli.ranks import over_ranks
 from kronsgd.cli.scores import Prediction, average, predict_rows, scores
+from kronsgd.distributed import Distributed, gathered
 from kronsgd.estimators import KronEstimator
 
 __all__ = ["Fitted", "committee", "fit_one", "fit_seeds", "mean_and_deviation", "plain_warnings", "score_parts"]
@@ -56,14 +58,17 @@ def plain_warnings() -> Iterator[None]:
 
 
 def fit_one(task: str, params: dict[str, Any], X: Any, y: Any, weights: Any, groups: Any, *, bar: bool) -> KronEstimator:
-    """A trained network; its saved parameters do not remember the progress bar."""
+    """A trained network, or this rank's part of it; its saved parameters do not remember the progress bar."""
     model: Any = make_model(task, {**params, "verbose": bar})
+    if over_ranks():
+        model = Distributed(model)
     if groups is None:
         model.fit(X, y, weights)
     elif task == "classification":
         raise ValueError("groups in [pairs] go with --set loss=ranking, which orders numbers; leave them out for classes.")
     else:
         model.fit(X, y, weights, groups=groups)
+    model = model.estimator_ if over_ranks() else model
     model.set_params(verbose=bool(params.get("verbose", False)))
     return model
 
@@ -77,7 +82,8 @@ def fit_seeds(data: Data, params: dict[str, Any], n_seeds: int, *, bar: bool) ->
         model = fit_one(problem.task, own, problem.X, problem.y, data.weights, data.groups, bar=bar)
         seconds = time.perf_counter() - started
         test = None if problem.X_test is None else predict_rows(model, problem.X_test)
-        out.append(Fitted(model, seconds, predict_rows(model, problem.X), test))
+        train = predict_rows(model, problem.X)
+        out.append(Fitted(gathered(model) or model, seconds, train, test))
         if model.stop_reason_ is StopReason.INTERRUPTED:
             break
     return out

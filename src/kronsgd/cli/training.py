@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import time
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from kronsgd.cli.errors import say
 from kronsgd.cli.fitting import Fitted, committee, fit_seeds, mean_and_deviation, plain_warnings, score_parts
 from kronsgd.cli.parameters import changed, defaults, make_model
 from kronsgd.cli.plan import plan_problem
+from kronsgd.cli.ranks import first_rank, over_ranks, process_group
 from kronsgd.cli.report import console, facts, number, say_plain, score_table, show_table
 from kronsgd.cli.runfolder import check_target, staged, write_json, write_predictions, write_tables
 from kronsgd.cli.search import Result, Search, apply_setting, folds_of, read_search, run_search
 from kronsgd.datasets import Problem
+from kronsgd.estimators.planning import engine_over_ranks
 from kronsgd.plotting import plot_confusion, plot_fired, plot_loss, plot_predictions
 
 __all__ = ["run_training"]
@@ -34,7 +38,9 @@ LOSS_LABELS = {
 
 def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None:
     """Search if asked for, train, evaluate, write `out`. Exits with 1 if training diverged."""
-    check_target(out, force)
+    if first_rank():
+        check_target(out, force)
+    quiet = quiet or not first_rank()
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError('the figures of a run need matplotlib; run pip install "kronsgd[plots]".')
     search = read_search(config)
@@ -43,13 +49,15 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
             f'setting="{config.validation.setting}" in [validation] says which rows are held out, but none are; give '
             "--test-fraction 0.2 (fraction in TOML), or something to search."
         )
-    with staged(out) as folder, plain_warnings():
+    with process_group(), staged(out) if first_rank() else nullcontext() as folder, plain_warnings():
         if search is not None:
             config = _choose(config, search, folder, quiet=quiet)
         data = load_data(config)
         if not quiet:
             _announce(config, data)
         fitted = fit_seeds(data, config.model, config.ensemble.seeds, bar=not quiet)
+        if folder is None:
+            return
         metrics = _metrics(data, fitted)
         _write(folder, config, data, fitted, metrics)
     if not quiet:
@@ -58,7 +66,7 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
         raise typer.Exit(1)  # fit has already warned; the folder is there to look at
 
 
-def _choose(config: Config, search: Search, folder: Path, *, quiet: bool) -> Config:
+def _choose(config: Config, search: Search, folder: Path | None, *, quiet: bool) -> Config:
     from rich.progress import Progress
 
     first = apply_setting(config, search.settings[0])
@@ -72,10 +80,11 @@ def _choose(config: Config, search: Search, folder: Path, *, quiet: bool) -> Con
         task = bar.add_task(label, total=n_folds * len(search.settings))
         results = run_search(config, search, lambda: bar.advance(task))
     best = min(results, key=lambda result: result.mean)
-    write_json(folder / "search.json", {
-        "score": score, "n_folds": n_folds, "best": best.setting,
-        "results": [{"setting": r.setting, "mean": r.mean, "folds": r.losses, "seconds": r.seconds} for r in results],
-    })  # fmt: skip
+    if folder is not None:
+        write_json(folder / "search.json", {
+            "score": score, "n_folds": n_folds, "best": best.setting,
+            "results": [{"setting": r.setting, "mean": r.mean, "folds": r.losses, "seconds": r.seconds} for r in results],
+        })  # fmt: skip
     if not quiet:
         _show_search(results, best, f"{score}, mean over held-out folds ({n_folds}; test rows not used)")
     return apply_setting(config, best.setting)
@@ -113,6 +122,8 @@ def _announce(config: Config, data: Data) -> None:
 
 
 def _engine(problem: Problem, params: dict[str, Any]) -> str:
+    if over_ranks():
+        return f"{engine_over_ranks(make_model(problem.task, params))}, neurons over {os.environ['WORLD_SIZE']} processes"
     engine = plan_problem(problem, params).engine
     return f"{engine} (kronsgd plan says why)" if engine else "none fits into memory"
 

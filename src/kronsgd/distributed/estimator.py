@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 import logging
 import os
 import warnings
@@ -10,15 +12,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
+import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from kronsgd.distributed.exchange import TorchExchange
 from kronsgd.engines.shards import join
 from kronsgd.exchange import ALONE
+from kronsgd.features.base import Features
+from kronsgd.features.serialize import features_state
 from kronsgd.parallel import threads
 
-__all__ = ["Distributed", "thread_budget"]
+__all__ = ["Distributed", "gathered", "thread_budget"]
 
 logger = logging.getLogger("kronsgd")
 
@@ -49,6 +54,33 @@ def _nothing(record: logging.LogRecord) -> bool:
     return False
 
 
+def fingerprint(*values: Any) -> str:
+    """A digest of rows, targets and weights, each a feature expression, an array or None."""
+    digest = hashlib.blake2b(digest_size=16)
+    for value in values:
+        arrays, tree = features_state(value) if isinstance(value, Features) else ({"": np.asarray(value)}, {})
+        for name, array in sorted(arrays.items()):
+            array = array.astype(str) if array.dtype == object else array
+            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
+        digest.update(json.dumps(tree, sort_keys=True, default=str).encode())
+    return digest.hexdigest()
+
+
+def gathered(model: Any) -> Any:
+    """The whole network of a fitted estimator on rank 0, None on the other ranks; one process has it already."""
+    state = model.state_
+    if not state.network.exchange.shared:
+        return model
+    shards = state.network.exchange.collect(model._engine.arrays(state))
+    if shards is None:
+        return None
+    whole = copy.copy(model)
+    whole._exchange = ALONE
+    whole.state_ = whole._engine.initialize(state.network.whole, state.features, state.normalize, whole._engine.basis(state))
+    whole._engine.restore(whole.state_, join(shards))
+    return whole
+
+
 class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
     """An estimator trained by all ranks of a torch.distributed process group, each with some blocks of its neurons.
 
@@ -75,6 +107,8 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
         model = clone(self.estimator)
         if model.warm_start:
             raise ValueError("warm_start=True goes on from a fitted model, but Distributed starts anew; set warm_start=False.")
+        exchange.check_same("data", fingerprint(X, y, *args, *kwargs.values()))
+        exchange.check_same("parameters", repr(sorted(self._shared_params().items())))
         model._exchange = exchange
         if exchange.rank:
             model.verbose = False
@@ -82,6 +116,11 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             model.fit(X, y, *args, **kwargs)
         self.estimator_ = model
         return self
+
+    def _shared_params(self) -> dict[str, Any]:
+        """The parameters that must be the same on all ranks."""
+        own = ("n_jobs", "verbose", "memory_limit", "random_state")  # the seed is rank 0's
+        return {name: value for name, value in self.estimator.get_params().items() if name not in own}
 
     @contextmanager
     def _budget(self) -> Iterator[None]:
@@ -109,18 +148,8 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
     def gather(self) -> Any:
         """The whole network as an estimator like any other, on rank 0; None on the other ranks."""
         check_is_fitted(self, "estimator_")
-        model, state = self.estimator_, self.estimator_.state_
-        shards = state.network.exchange.collect(model._engine.arrays(state))
-        if shards is None:
-            return None
-        whole = copy.copy(model)
-        whole._exchange = ALONE
         with self._budget():
-            whole.state_ = whole._engine.initialize(
-                state.network.whole, state.features, state.normalize, whole._engine.basis(state)
-            )  # fmt: skip
-            whole._engine.restore(whole.state_, join(shards))
-        return whole
+            return gathered(self.estimator_)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole network to one file, on rank 0; the other ranks wait for it."""

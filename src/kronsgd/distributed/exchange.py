@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,8 @@ Array = NDArray[Any]
 class TorchExchange(Exchange):
     """Over a process group (None: the default one). RuntimeError where none has been initialised.
 
-    A `gather` sends (blocks of the rank) · (numbers of a block's part) and three numbers of 8 bytes, to all ranks at once: its
-    cost is that of one all-gather, whatever the sizes of the problem. n_gathers and n_sent (bytes) count them.
+    A `gather` sends the parts of all neuron blocks but its own, and a few numbers of 8 bytes for each other rank, whatever the
+    sizes of the problem. n_gathers and n_sent (bytes) count them.
     """
 
     shared = True
@@ -62,46 +63,84 @@ class TorchExchange(Exchange):
         return np.ascontiguousarray(np.moveaxis(whole, 0, axis)), heads[1:].tolist()
 
     def _all_gather(self, message: Array) -> Array:
-        """Every rank's message. Shape: (bytes,) -> (ranks, bytes)."""
-        out = self._torch.empty(self.size * len(message), dtype=self._torch.uint8, device=self._device)
-        gather = getattr(self._dist, "all_gather_single", None) or self._dist.all_gather_into_tensor  # its name until 2.12
-        gather(out, self._tensor(message), group=self._group)
-        self.n_gathers, self.n_sent = self.n_gathers + 1, self.n_sent + len(message)
-        return np.asarray(out.cpu().numpy()).reshape(self.size, -1)
+        """Every rank's message, by recursive doubling (Bruck et al. 1997). Shape: (bytes,) -> (ranks, bytes).
+
+        ⌈log₂ ranks⌉ rounds; gloo's own all-gather passes messages round a ring, in as many rounds as there are ranks.
+        """
+        out = self._torch.empty((self.size, len(message)), dtype=self._torch.uint8, device=self._device)
+        out[0], known = self._tensor(message), 1  # row i is from rank (own + i) mod ranks
+        while known < self.size:
+            count = min(known, self.size - known)
+            send, receive = out[:count], out[known : known + count]
+            calls = (self._dist.isend, send, -known), (self._dist.irecv, receive, known)
+            with self._connected():
+                for work in self._dist.batch_isend_irecv([
+                    self._dist.P2POp(call, tensor, group=self._group, group_peer=(self.rank + step) % self.size)
+                    for call, tensor, step in calls
+                ]):
+                    work.wait()
+            known += count
+        self.n_gathers, self.n_sent = self.n_gathers + 1, self.n_sent + (self.size - 1) * len(message)
+        return np.roll(out.cpu().numpy(), self.rank, axis=0)
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """What torch raises where another rank has gone, in plain words."""
+        try:
+            yield
+        except RuntimeError as error:
+            raise ConnectionError(
+                f"rank {self.rank} of {self.size} has lost the others ({str(error).splitlines()[0]}): one has stopped or "
+                "cannot be reached; see its messages, and go on from the last checkpoint."
+            ) from error
 
     def _tensor(self, array: Array) -> Any:
         return self._torch.from_numpy(array).to(self._device)
 
     def total(self, number: float) -> float:
         tensor = self._tensor(np.array([number], dtype=np.float64))
-        self._dist.all_reduce(tensor, group=self._group)
+        with self._connected():
+            self._dist.all_reduce(tensor, group=self._group)
         return float(tensor.cpu()[0])
+
+    def check_same(self, what: str, value: str) -> None:
+        """Raise ValueError on every rank unless all have the same `value` of `what`."""
+        values: list[Any] = [None] * self.size
+        with self._connected():
+            self._dist.all_gather_object(values, value, group=self._group)
+        other = next((rank for rank, its in enumerate(values) if its != values[0]), None)
+        if other is not None:
+            raise ValueError(f"rank {other} has other {what} than rank 0; give every rank the same, in the same order.")
 
     def fold(self, parts: Iterable[Array]) -> Array:
         """One rank after the other adds its own. Cost: an array sent from rank to rank, and from the last one to all."""
         own = list(parts)
         so_far = self._tensor(np.zeros_like(own[0]))
-        if self.rank:
-            self._dist.recv(so_far, group=self._group, group_src=self.rank - 1)
-            own.insert(0, so_far.cpu().numpy())
-        so_far = self._tensor(super().fold(own))
-        if self.rank < self.size - 1:
-            self._dist.send(so_far, group=self._group, group_dst=self.rank + 1)
-        self._dist.broadcast(so_far, group=self._group, group_src=self.size - 1)
+        with self._connected():
+            if self.rank:
+                self._dist.recv(so_far, group=self._group, group_src=self.rank - 1)
+                own.insert(0, so_far.cpu().numpy())
+            so_far = self._tensor(super().fold(own))
+            if self.rank < self.size - 1:
+                self._dist.send(so_far, group=self._group, group_dst=self.rank + 1)
+            self._dist.broadcast(so_far, group=self._group, group_src=self.size - 1)
         return np.asarray(so_far.cpu().numpy())
 
     def collect(self, arrays: dict[str, Array]) -> list[dict[str, Array]] | None:
         out: list[Any] | None = None if self.rank else [None] * self.size
-        self._dist.gather_object(arrays, out, group=self._group, group_dst=0)
+        with self._connected():
+            self._dist.gather_object(arrays, out, group=self._group, group_dst=0)
         return out
 
     def broadcast(self, value: Any) -> Any:
         values = [value]
-        self._dist.broadcast_object_list(values, group=self._group, group_src=0)
+        with self._connected():
+            self._dist.broadcast_object_list(values, group=self._group, group_src=0)
         return values[0]
 
     def barrier(self) -> None:
-        self._dist.barrier(group=self._group)
+        with self._connected():
+            self._dist.barrier(group=self._group)
 
     def agreed(self, wish: bool) -> bool:
         self._wish = wish

@@ -20,6 +20,7 @@ from kronsgd.features.base import Features
 from kronsgd.kernels import eager as kernels
 from kronsgd.kernels.scan import LANES
 from kronsgd.network import TwoLayer
+from kronsgd.validation import check_array
 
 __all__ = ["EagerEngine", "EagerState"]
 
@@ -110,3 +111,17 @@ class EagerEngine(ScanEngine):
         super().restore(state, arrays)
         assert isinstance(state, EagerState)
         state.n_stored = 0
+
+    def checkpoint(self, state: ScanState) -> dict[str, Array]:
+        """The stored numbers too: made anew, they would differ in their last bits from those that steps have moved."""
+        assert isinstance(state, EagerState)
+        return {**super().arrays(state), "moved": state.moved[:, : state.n_stored]}
+
+    def resume(self, state: ScanState, arrays: Mapping[str, Array]) -> None:
+        self.restore(state, arrays)
+        assert isinstance(state, EagerState)
+        moved = check_array("moved", arrays, (state.network.n_hidden, None), "f")
+        if moved.shape[1] not in (0, state.features.n_rows):
+            raise ValueError(f"array 'moved' has numbers of {moved.shape[1]} of the {state.features.n_rows} training rows")
+        if moved.shape[1]:
+            state.moved, state.n_stored = moved.astype(state.network.dtype), moved.shape[1]

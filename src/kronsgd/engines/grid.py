@@ -235,6 +235,26 @@ class GridEngine(Engine):
         state.cells, state.coefficients = cells, alpha
         cells.strip = None
 
+    def checkpoint(self, state: GridState) -> dict[str, Array]:
+        """The strip in use too: built anew, it would differ in its last bits from the one that steps have added to."""
+        strip = state.cells.strip
+        arrays = self.arrays(state)
+        state.cells.strip = strip
+        return arrays if strip is None else {**arrays, "strip_outer": strip.outer, "strip": strip.h}
+
+    def resume(self, state: GridState, arrays: Mapping[str, Array]) -> None:
+        self.restore(state, arrays)
+        if "strip" not in arrays:
+            return
+        n_inner, n_outer = state.shape
+        outer = check_array("strip_outer", arrays, (None,), "i").astype(np.int64)
+        h = check_array("strip", arrays, (state.network.n_hidden, n_inner, None), "f")
+        lanes = h.shape[2]
+        rising = len(outer) and outer[0] >= 0 and outer[-1] < n_outer and (np.diff(outer) > 0).all()
+        if lanes not in LANES or not rising or len(outer) > lanes:
+            raise ValueError("array 'strip_outer' does not name a strip's outer entities")
+        _strip(state, state.cells, Tile(outer, 0, 0), lanes).h[:] = h
+
 
 def _counts(fired: NDArray[np.uint64]) -> NDArray[np.int64]:
     """Cells that each neuron fires on. Shape: (m, T) bits -> (m,)."""

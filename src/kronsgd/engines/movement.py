@@ -7,6 +7,7 @@ Cauchy–Schwarz inequality. docs/tree.md has the proof, and what rounding adds.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +23,12 @@ from kronsgd.growing import Room
 from kronsgd.kernels import tree as kernels
 from kronsgd.kernels.tree import DIRECTIONS, LEVELS, MARGIN, UNIT
 from kronsgd.network import TwoLayer, generator
+from kronsgd.validation import check_array
 
 __all__ = ["Movement"]
 
 Array = NDArray[Any]
+CHANGED = ("squared", "P", "path", "terms", "leading", "radius", "limit")  # by steps
 
 
 @dataclass
@@ -130,3 +133,16 @@ class Movement:
     def sums(self) -> tuple[Any, ...]:
         """What the bounds are made of, as kernels take it."""
         return self.squared, self.path, self.terms, self.precision, self.longest
+
+    def arrays(self) -> dict[str, Array]:
+        """All that steps change, by neuron; radii and limits, which may be infinite, as their bits."""
+        bits = {"radius": np.ascontiguousarray(self.radius.T).view(np.int32), "limit": self.limit.view(np.int32)}
+        return {name: bits.get(name, getattr(self, name)) for name in CHANGED}
+
+    def take(self, arrays: Mapping[str, Array]) -> None:
+        """What `arrays` gave. ValueError where it does not fit."""
+        for name, known in self.arrays().items():
+            array = check_array(name, arrays, known.shape, known.dtype.kind).astype(known.dtype)
+            if name in ("radius", "limit"):
+                array = np.ascontiguousarray(array.view(np.float32).T)
+            setattr(self, name, array)

@@ -196,3 +196,20 @@ class TreeEngine(ScanEngine):
         super().restore(state, arrays)
         assert isinstance(state, TreeState)
         state.movement = Movement.of(state.network, state.features, state.normalize, state.coefficients, squared)
+
+    def checkpoint(self, state: ScanState) -> dict[str, Array]:
+        """The bounds too: they change no weight, but which engine's lists are in use, and how tight later bounds are."""
+        assert isinstance(state, TreeState)
+        arrays = {**super().arrays(state), "counts": state.counts}
+        return arrays if state.movement is None else {**arrays, **state.movement.arrays()}
+
+    def resume(self, state: ScanState, arrays: Mapping[str, Array]) -> None:
+        assert isinstance(state, TreeState)
+        movement = state.movement
+        super().restore(state, arrays)
+        state.counts = check_array("counts", arrays, state.counts.shape, "f").copy()
+        state.movement = None
+        if "path" in arrays:
+            state.movement = movement or Movement.of(state.network, state.features, state.normalize, state.coefficients)
+            state.movement.take(arrays)
+            state.coefficients.join()

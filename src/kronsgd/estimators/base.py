@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from kronsgd.engines import ENGINES, Engine
 from kronsgd.estimators.files import load_model, save_model
-from kronsgd.estimators.inputs import ArrayMap, check_weights, read_rows
+from kronsgd.estimators.fitting import fit
+from kronsgd.estimators.inputs import ArrayMap, read_rows
 from kronsgd.estimators.pairs import PairScores
-from kronsgd.estimators.parameters import check_known, check_params, names_checked, unchanged_on_error
+from kronsgd.estimators.parameters import check_known, names_checked, unchanged_on_error
 from kronsgd.estimators.planning import chosen_engine, measured_plan
-from kronsgd.estimators.stream import grow, partial_fit
+from kronsgd.estimators.stream import partial_fit
 from kronsgd.exchange import ALONE, Exchange, check_alone
 from kronsgd.features.base import Features
 from kronsgd.features.known import KnownRows
@@ -31,17 +29,12 @@ from kronsgd.network import Part, TwoLayer, auto_threshold
 from kronsgd.parallel import threads
 from kronsgd.planner import Plan
 from kronsgd.training import (
-    Diverged,
+    Checkpoint,
     History,
     Settings,
-    StopReason,
-    Validation,
     auto_learning_rate,
     automatic_horizon,
-    hold_out,
     rows_per_step,
-    snapshot,
-    train,
 )
 from kronsgd.validation import check_integer
 
@@ -49,9 +42,6 @@ __all__ = ["KronEstimator"]
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
-logger = logging.getLogger("kronsgd")
-RETRIES = 5  # times that learning_rate_init="auto" halves its step after a divergence
-WORST = 4.0  # mean loss of an epoch, in multiples of that of answering 0, from which it does: the features are thrown off
 
 
 class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no types
@@ -212,39 +202,13 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
 
     # Fitting -----------------------------------------------------------------------------------------------------------
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Train on rows X (a feature expression or a 2-D array), targets y and optional weights per row."""
-        with unchanged_on_error(self):
-            return self._fit(X, y, sample_weight)
+    def fit(self, X: Any, y: Any, sample_weight: Any = None, *, checkpoint: Checkpoint | None = None) -> Self:
+        """Train on rows X (a feature expression or a 2-D array), targets y and optional weights per row.
 
-    def _fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
-        check_params(self)
-        warm = self.warm_start and hasattr(self, "state_")
-        rows = read_rows(self, X, reset=not warm, minimum=2)
-        y = self._read_targets(y, len(rows))
-        weights = self._weigh(y, check_weights(sample_weight, len(rows)), reset=not warm)
-        kept = weights > 0
-        if not kept.all():  # a weight of 0 is the same as not being there
-            rows, y, weights = rows[kept], y[kept], weights[kept]
-        targets = self._encode(y, weights, reset=not warm)
-        with threads(self.n_jobs):
-            features = self._features(rows, weights, reset=not warm)
-            seed = self.state_.network.seed if warm else self._draw_seed()
-            weights, validation = weights / weights.mean(), None
-            if self.early_stopping:
-                features, targets, weights, validation = hold_out(
-                    features, targets, weights, float(self.validation_fraction), seed
-                )
-            if warm:
-                self._check_same_network()
-            numbers = grow(self, features) if warm else self._start(features, rows, targets, seed)
-            if not warm or self.learning_rate_init != "auto":
-                self._set_learning_rate(targets, weights)
-            if self.max_iter != "auto":
-                self.max_iter_ = int(self.max_iter)
-            elif not warm or not hasattr(self, "max_iter_"):
-                self._set_horizon(targets, weights)
-            self._train(numbers, targets, weights, validation, first_epoch=self.n_iter_ if warm else 0)
+        checkpoint: where and how often to save the state on the way, so that an ended run goes on from there.
+        """
+        with unchanged_on_error(self):
+            fit(self, X, y, sample_weight, checkpoint)
         return self
 
     def _partial_fit(self, X: Any, y: Any, sample_weight: Any) -> Self:
@@ -281,8 +245,11 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
                     "network stays as it is: set warm_start=False to start another."
                 )
 
-    def _start(self, features: Features, rows: Features | Array, targets: Array, seed: int, stream: bool = False) -> Rows:
-        """A fresh state; returns the row number of each row. stream: more will come."""
+    def _start(
+        self, features: Features, rows: Features | Array, targets: Array, seed: int, stream: bool = False,
+        engine: str | None = None,
+    ) -> Rows:  # fmt: skip
+        """A fresh state; returns the row number of each row. stream: more will come. engine: what "auto" became before."""
         n_outputs = self._own_loss().n_outputs(targets)
         own = "float32" if isinstance(rows, Features) else str(rows.dtype)
         network = self._make_network(n_outputs, own if self.dtype == "auto" else self.dtype, seed)
@@ -290,7 +257,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
             network = Part.on_rank(network, self._exchange)
         else:
             check_alone()
-        self.engine_ = chosen_engine(self, network, features, stream)
+        self.engine_ = chosen_engine(self, network, features, stream, engine)
         self.state_ = self._engine.initialize(network, features, bool(self.normalize))
         self._known = None
         self.n_iter_, self.threshold_ = 0, network.threshold
@@ -314,36 +281,6 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
             self.learning_rate_, self.learning_rate_init != "auto", self.learning_rate,
         )  # fmt: skip
         self.max_iter_, self.learning_rate_ = horizon.max_iter, horizon.learning_rate
-
-    def _train(
-        self, numbers: Rows, targets: Array, weights: Array, validation: Validation | None, first_epoch: int
-    ) -> None:
-        """Train; with learning_rate_init="auto", start again at half the step after a divergence."""
-        before = snapshot(self._engine, self.state_)
-        tries = RETRIES if self.learning_rate_init == "auto" else 0
-        for attempt in range(tries + 1):
-            settings = self._settings(numbers, targets, self.max_iter_)
-            if attempt < tries:
-                settings = replace(settings, worst=WORST)
-            try:
-                self._record(self._run(numbers, targets, weights, settings, validation, first_epoch))
-                return
-            except Diverged:
-                self._engine.restore(self.state_, before)
-                if attempt < tries:
-                    self.learning_rate_ /= 2
-                    logger.warning("the loss diverged: starting again with learning rate %.3g", self.learning_rate_)
-        self.stop_reason_ = StopReason.DIVERGED
-        self._warn_of_divergence("fit")
-
-    def _warn_of_divergence(self, call: str) -> None:
-        message = (
-            f"learning_rate_init={self.learning_rate_:.3g}: {StopReason.DIVERGED.value} The model is as it was before {call}."
-        )
-        warnings.warn(message, ConvergenceWarning, stacklevel=5)
-
-    def _run(self, *how: Any) -> History:
-        return train(self._engine, self.state_, self._loss, *how)
 
     def _record(self, history: History) -> None:
         self.history_.extend(history.records)

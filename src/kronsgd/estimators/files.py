@@ -21,9 +21,11 @@ from kronsgd.parallel import threads
 from kronsgd.training import StopReason
 from kronsgd.validation import check_choice, check_real
 
-__all__ = ["load_model", "save_model"]
+__all__ = ["load_model", "plain_params", "save_model"]
 
 Array = NDArray[Any]
+OF_THE_MACHINE = ("n_jobs", "memory_limit", "verbose")  # parameters that change no model; one that is loaded has their defaults
+TIMES = ("seconds", "rows_per_second")
 
 
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
@@ -35,17 +37,26 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     arrays |= {f"state.{k}": v for k, v in model._engine.arrays(model.state_).items()}
     if model._array_map is not None:
         arrays |= {"input.mean": model._array_map.mean, "input.scale": model._array_map.scale}
-    plain = (str, int, float, bool, np.generic)  # a generator as random_state is not kept
-    params = {k: v if isinstance(v, plain) else None for k, v in model.get_params().items()}
     meta = {
-        "class": type(model).__name__, "params": params, "network": asdict(model.state_.network), "engine": model.engine_,
-        "normalize": bool(model.normalize), "features": tree, "basis": basis_tree, "history": model.history_,
-        "n_iter": model.n_iter_, "max_iter": getattr(model, "max_iter_", None),
-        "stop_reason": model.stop_reason_.name, "learning_rate": model.learning_rate_,
-        "n_features_in": getattr(model, "n_features_in_", None),
+        "class": type(model).__name__, "params": plain_params(model), "network": asdict(model.state_.network),
+        "engine": model.engine_, "normalize": bool(model.normalize), "features": tree, "basis": basis_tree,
+        "history": _without_times(model.history_), "n_iter": model.n_iter_, "max_iter": getattr(model, "max_iter_", None),
+        "stop_reason": model.stop_reason_.name, "learning_rate": model.learning_rate_, "n_features_in": getattr(model, "n_features_in_", None),
         "feature_names_in": [str(name) for name in getattr(model, "feature_names_in_", [])], "own": model._own_state(),
     }  # fmt: skip
     write_model(path, arrays, meta)
+
+
+def plain_params(model: Any) -> dict[str, Any]:
+    """The parameters that make the model what it is; a generator as random_state is not kept."""
+    plain = (str, int, float, bool, np.generic)
+    own = {name: value for name, value in model.get_params().items() if name not in OF_THE_MACHINE}
+    return {name: value if isinstance(value, plain) else None for name, value in own.items()}
+
+
+def _without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:
+    """Records of what does not depend on the machine: the same training gives the same file."""
+    return [{name: value for name, value in record.items() if name not in TIMES} for record in history]
 
 
 def load_model(path: str | os.PathLike[str], classes: Mapping[str, Any]) -> Any:

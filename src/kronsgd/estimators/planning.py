@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from sklearn.base import clone
-
 from kronsgd.features.base import Features
 from kronsgd.features.sides import Sides
 from kronsgd.network import TwoLayer
@@ -13,15 +11,15 @@ from kronsgd.planner import Plan, Schedule, make_plan
 from kronsgd.training import rows_per_step
 from kronsgd.training.horizon import SAMPLE
 
-__all__ = ["chosen_engine", "measured_plan", "planned"]
+__all__ = ["chosen_engine", "engine_over_ranks", "measured_plan", "planned"]
 
 OVER_RANKS = ("scan", "grid")  # engines whose sums are made block by block
 
 
-def planned(model: Any, network: TwoLayer, features: Features, stream: bool = False) -> Plan:
+def planned(model: Any, network: TwoLayer, features: Features, stream: bool = False, engine: str | None = None) -> Plan:
     """What fitting `model` on these rows would cost with each engine. ValueError for blocks of what has no pairs.
 
-    stream: they are the first rows of a stream.
+    stream: they are the first rows of a stream. engine: instead of the model's own.
     """
     n = features.n_rows
     block = rows_per_step(model.batch_size, n, blocks=True)
@@ -33,21 +31,24 @@ def planned(model: Any, network: TwoLayer, features: Features, stream: bool = Fa
     share = float(model.validation_fraction) if model.early_stopping else 0.0
     schedule = Schedule(batch, block, blocks, probe, round(n * share / (1 - share)), stream)
     return make_plan(
-        network, features, schedule, normalize=bool(model.normalize), engine=model.engine, memory_limit=model.memory_limit
+        network, features, schedule, normalize=bool(model.normalize), engine=engine or model.engine,
+        memory_limit=model.memory_limit,
     )
 
 
-def chosen_engine(model: Any, network: TwoLayer, features: Features, stream: bool) -> str:
-    """The engine to train with. ValueError or MemoryError where none can.
+def chosen_engine(model: Any, network: TwoLayer, features: Features, stream: bool, engine: str | None = None) -> str:
+    """The engine to train with. engine: what "auto" became before. ValueError or MemoryError where none can."""
+    if network.exchange.shared:
+        engine = engine_over_ranks(model)
+    return planned(model, network, features, stream, engine).choose()
 
-    Over ranks: the one that was asked for, or grid for blocks and scan for all else, on any number of ranks.
-    """
-    if not network.exchange.shared:
-        return planned(model, network, features, stream).choose()
+
+def engine_over_ranks(model: Any) -> str:
+    """The engine that several ranks use: the one asked for, or grid for blocks and scan for all else. ValueError for others."""
     asked = model.engine if model.engine != "auto" else "grid" if model.batching == "blocks" else "scan"
     if asked not in OVER_RANKS:
         raise ValueError(f'engine="{asked}" trains in one process; over ranks use one of {sorted(OVER_RANKS)}, or "auto".')
-    return planned(clone(model).set_params(engine=asked), network, features, stream).choose()
+    return str(asked)
 
 
 def measured_plan(model: Any) -> Plan:

@@ -14,6 +14,7 @@ from kronsgd.estimators.inputs import check_targets
 from kronsgd.estimators.parameters import described, names_checked
 from kronsgd.losses import LOSSES, Huber, Loss, Ranking
 from kronsgd.metrics import concordance_index
+from kronsgd.training import Checkpoint
 from kronsgd.validation import check_choice, check_finite, check_real
 
 __all__ = ["KronRegressor"]
@@ -47,15 +48,18 @@ class KronRegressor(RegressorMixin, KronEstimator):  # type: ignore[misc]
 
     __init__ = names_checked(__init__, KronEstimator.__init__)
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
+    def fit(
+        self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None, *, checkpoint: Checkpoint | None = None
+    ) -> Self:  # fmt: skip
         """Train on rows X (a feature expression or a 2-D array), targets y and optional weights per row.
 
         groups (n,): for loss="ranking", the group of each row, such as its drug; only rows of a group are compared.
+        checkpoint: where and how often to save the state on the way, so that an ended run goes on from there.
         """
         targets = self._with_groups(y, groups)
         if self.loss == "ranking":
             _check_comparable(targets)
-        return super().fit(X, targets, sample_weight)
+        return super().fit(X, targets, sample_weight, checkpoint=checkpoint)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None, groups: Any = None) -> Self:
         """One pass over the rows in the order given, at a constant step; new rows and entities are welcome.

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from kronsgd.estimators.inputs import check_weights, read_rows
 from kronsgd.estimators.parameters import check_params
+from kronsgd.estimators.warning import warn_of_divergence
 from kronsgd.features.base import Features
 from kronsgd.features.known import KnownRows
 from kronsgd.parallel import threads
@@ -44,7 +45,7 @@ def partial_fit(model: Any, X: Any, y: Any, sample_weight: Any) -> None:
             history = train_stream(model._engine, model.state_, model._loss, numbers, targets, weights, settings, model.n_iter_)
         except Diverged:
             history = History(stop_reason=StopReason.DIVERGED)
-            model._warn_of_divergence("partial_fit")
+            warn_of_divergence(model, "partial_fit")
         if history.stop_reason is StopReason.MAX_ITER:
             history.stop_reason = StopReason.PARTIAL
         model._record(history)

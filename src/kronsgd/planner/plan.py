@@ -112,14 +112,18 @@ class Plan:
             use = f'use engine="{other.engine}".' if other else 'leave engine="auto".'
             return ValueError(f'engine="{self.wanted}" cannot be used here: {asked.refused}; {use}')
         least = asked or min(costs.values(), key=lambda cost: cost.memory)
+        network = self.problem.network
+        share = f"a rank's share, {network.n_hidden} neurons, of " if network.exchange.shared else ""
         return MemoryError(
-            f'engine="{least.engine}" would need about {describe_bytes(least.memory)} for n_hidden='
-            f"{self.problem.network.own_hidden} and {self.problem.n_rows:,} rows, but only {describe_bytes(self.memory_limit)} "
+            f'engine="{least.engine}" would need about {describe_bytes(least.memory)} for {share}n_hidden='
+            f"{network.whole.own_hidden} and {self.problem.n_rows:,} rows, but only {describe_bytes(self.memory_limit)} "
             f"may be used; {self._advice()}"
         )
 
     def _advice(self) -> str:
         """What would fit."""
+        if self.problem.network.exchange.shared:
+            return "start more ranks, or raise memory_limit."
         other = replace(self, wanted="auto").fastest
         if other is not None:
             return f'engine="{other.engine}" would fit with {describe_bytes(other.memory)}.'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ from kronsgd.features.base import Features
 from kronsgd.losses import Loss, in_parts
 from kronsgd.network import generator
 from kronsgd.training.batches import epoch_batches
+from kronsgd.training.history import History, Position, epoch_record
 from kronsgd.training.interrupt import deferred_interrupt
 from kronsgd.training.learning_rate import schedule
 from kronsgd.training.stopping import StopReason
 
 __all__ = [
-    "Diverged", "History", "Settings", "Validation", "epoch_record", "finite", "hold_out", "loss_limit", "loss_now", "train",
-    "train_step",
+    "Diverged", "Saver", "Settings", "Validation", "finite", "hold_out", "loss_limit", "loss_now", "train", "train_step",
 ]  # fmt: skip
 
 Array = NDArray[Any]
@@ -77,19 +77,6 @@ def hold_out(
     return features[kept], targets[kept], weights[kept] / weights[kept].mean(), validation
 
 
-@dataclass
-class History:
-    """One record for each epoch, and why training ended."""
-
-    records: list[dict[str, float]] = field(default_factory=list)
-    stop_reason: StopReason = StopReason.MAX_ITER
-    n_steps: int = 0
-
-    def column(self, name: str) -> list[float]:
-        """One value of each epoch."""
-        return [record[name] for record in self.records]
-
-
 def train_step(
     engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array, rate: float, alpha: float
 ) -> tuple[float, int]:
@@ -132,52 +119,113 @@ def loss_limit(loss: Loss, targets: Array, weights: Array) -> float:
     return TOO_LARGE * max(zero, float(loss.value(np.zeros((1, n_outputs)), one)[0]))
 
 
+class Saver:
+    """Is asked after every step whether to save the position. This one never does."""
+
+    def due(self, n_steps: int) -> bool:
+        """Whether it is time to, after so many steps of this training."""
+        return False
+
+    def save(self, position: Position) -> None:
+        """Save the engine's state and this position, unchanged."""
+
+
 def train(
     engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], targets: Array, weights: Array, settings: Settings,
-    validation: Validation | None = None, first_epoch: int = 0,
+    validation: Validation | None = None, first_epoch: int = 0, position: Position | None = None, saver: Saver | None = None,
 ) -> History:  # fmt: skip
-    """Train `state` in place on its `rows`. Shapes: rows (n,), targets (n, C), weights (n,) with mean 1. Raises Diverged."""
-    history = History()
-    stopper = _Stopper(settings, validation is not None)
-    limit = loss_limit(loss, targets, weights)
-    bar = _progress(settings, len(targets))
+    """Train `state` in place on its `rows`. Shapes: rows (n,), targets (n, C), weights (n,) with mean 1. Raises Diverged.
 
-    def step(batch: NDArray[np.int64], rate: float) -> tuple[float, int]:
-        history.n_steps += 1
-        bar.update(len(batch))
-        return train_step(engine, state, loss, rows[batch], targets[batch], weights[batch], rate, settings.alpha)
-
-    with bar, deferred_interrupt() as interrupted:
-        for epoch in range(first_epoch, first_epoch + settings.max_iter):
-            batches = _batches(settings, len(targets), state.network.seed, epoch)
-            started, sums = time.perf_counter(), np.zeros(2)
-            if not settings.stream:
-                engine.begin_epoch(state)
-            for batch, rate in zip(batches, _rates(settings, epoch - first_epoch, len(batches)), strict=True):
-                sums += step(batch, rate)
-                if state.network.exchange.agreed(interrupted()):
-                    history.stop_reason = StopReason.INTERRUPTED
-                    logger.warning("stopped: %s", history.stop_reason.value)
-                    return history
-            record = epoch_record(epoch, sums, len(targets), state.network.whole.n_hidden, rate, time.perf_counter() - started)
-            record |= _validation_record(engine, state, loss, validation)
-            history.records.append(record)
-            _show(bar, record)
-            last = [array[batches[-1]] for array in (rows, targets, weights)]  # again: the step itself may have thrown it off
-            if max(record["loss"] * TOO_LARGE / settings.worst, loss_now(engine, state, loss, *last)) > limit:
-                raise Diverged
-            reason = StopReason.SILENT if sums[1] == 0 else stopper.after_epoch(engine, state, record)
-            if reason is not None:
-                history.stop_reason = reason
-                break
-    stopper.restore_best(engine, state)
-    return history
+    position: where to go on, with the state as it was there; it is moved on.
+    """
+    return _Training(
+        engine, state, loss, rows, targets, weights, settings, validation, first_epoch, position or Position(), saver or Saver()
+    ).run()
 
 
-def _progress(settings: Settings, n_rows: int) -> Any:
+@dataclass
+class _Training:
+    engine: Engine
+    state: Any
+    loss: Loss
+    rows: NDArray[np.int64]
+    targets: Array
+    weights: Array
+    settings: Settings
+    validation: Validation | None
+    first_epoch: int
+    at: Position
+    saver: Saver
+
+    def run(self) -> History:
+        at, reason = self.at, None
+        self.limit = loss_limit(self.loss, self.targets, self.weights)
+        self.bar = _progress(self.settings, len(self.targets), at)
+        with self.bar, deferred_interrupt() as self.interrupted:
+            while reason is None and at.epoch < self.settings.max_iter:
+                reason = self._epoch()
+        at.history.stop_reason = reason or StopReason.MAX_ITER
+        if reason is StopReason.INTERRUPTED:
+            logger.warning("stopped: %s", reason.value)
+        else:
+            at.stopper.restore_best(self.engine, self.state)
+        return at.history
+
+    def _epoch(self) -> StopReason | None:
+        """The steps of an epoch that are left, and what follows them; why training ends, if it does."""
+        at, engine, state, settings = self.at, self.engine, self.state, self.settings
+        batches = _batches(settings, len(self.targets), state.network.seed, self.first_epoch + at.epoch)
+        rates = _rates(settings, at.epoch, len(batches))
+        if at.batch > len(batches):
+            raise ValueError(f"{at.batch} steps are done of an epoch that has {len(batches)}")
+        started = time.perf_counter() - at.seconds
+        if at.batch == 0 and not settings.stream:
+            engine.begin_epoch(state)
+        for batch, rate in zip(batches[at.batch :], rates[at.batch :], strict=True):
+            self._step(batch, rate)
+            at.seconds = time.perf_counter() - started
+            if self._interrupted_or_saved():
+                return StopReason.INTERRUPTED
+        fired, last = at.sums[1], batches[-1]
+        record = epoch_record(
+            self.first_epoch + at.epoch, at.sums, len(self.targets), state.network.whole.n_hidden, rates[-1],
+            time.perf_counter() - started,
+        ) | _validation_record(engine, state, self.loss, self.validation)  # fmt: skip
+        at.history.records.append(record)
+        at.next_epoch()
+        _show(self.bar, record)
+        now = loss_now(engine, state, self.loss, self.rows[last], self.targets[last], self.weights[last])
+        if max(record["loss"] * TOO_LARGE / settings.worst, now) > self.limit:  # the last step itself may have thrown it off
+            raise Diverged
+        if fired == 0:
+            return StopReason.SILENT
+        return at.stopper.after_epoch(engine, state, record, settings.tol, settings.n_iter_no_change)
+
+    def _step(self, batch: NDArray[np.int64], rate: float) -> None:
+        self.at.history.n_steps += 1
+        self.bar.update(len(batch))
+        self.at.sums += train_step(
+            self.engine, self.state, self.loss, self.rows[batch], self.targets[batch], self.weights[batch], rate,
+            self.settings.alpha,
+        )  # fmt: skip
+        self.at.batch += 1
+
+    def _interrupted_or_saved(self) -> bool:
+        """Save the position where that is due, on all ranks alike; whether training was interrupted."""
+        exchange, n_steps = self.state.network.exchange, self.at.history.n_steps
+        if not exchange.agreed(self.interrupted() or self.saver.due(n_steps)):
+            return False
+        interrupted, due = (exchange.total(wish) > 0 for wish in (self.interrupted(), self.saver.due(n_steps)))
+        if interrupted or due:
+            self.saver.save(self.at)
+        return interrupted
+
+
+def _progress(settings: Settings, n_rows: int, at: Position) -> Any:
     """A bar on the standard error, if asked for."""
     return tqdm(
-        total=settings.max_iter * n_rows, unit="row", unit_scale=True, disable=not settings.verbose,
+        total=settings.max_iter * n_rows, initial=at.epoch * n_rows + at.batch * settings.batch_size, unit="row",
+        unit_scale=True, disable=not settings.verbose,
         mininterval=0.5 if sys.stderr.isatty() else 10,  # a log file needs no more
     )  # fmt: skip
 
@@ -211,14 +259,6 @@ def loss_now(engine: Engine, state: Any, loss: Loss, rows: NDArray[np.int64], ta
     return value if np.isfinite(value) else np.inf
 
 
-def epoch_record(epoch: int, sums: Array, n_rows: int, n_hidden: int, rate: float, seconds: float) -> dict[str, float]:
-    """What the history keeps of an epoch, from its summed loss and number of fired pairs."""
-    return {
-        "epoch": epoch + 1, "loss": float(sums[0]) / n_rows, "learning_rate": rate,
-        "fired": float(sums[1]) / (n_rows * n_hidden), "seconds": seconds, "rows_per_second": n_rows / max(seconds, 1e-9),
-    }  # fmt: skip
-
-
 def _validation_record(engine: Engine, state: Any, loss: Loss, validation: Validation | None) -> dict[str, float]:
     """What the history keeps of an epoch beside `_record`: the loss on rows held out, if there are any."""
     if validation is None:
@@ -231,30 +271,3 @@ def _validation_record(engine: Engine, state: Any, loss: Loss, validation: Valid
 def _postfix(record: dict[str, float]) -> str:
     text = f"loss={record['loss']:.4g}, fired={100 * record['fired']:.1f}%"
     return text + (f", validation={record['validation_loss']:.4g}" if "validation_loss" in record else "")
-
-
-class _Stopper:
-    """Watches the training loss, or the validation loss and the best model so far."""
-
-    def __init__(self, settings: Settings, validated: bool) -> None:
-        self._settings, self._key = settings, "validation_loss" if validated else "loss"
-        self._validated = validated
-        self._best, self._waited = np.inf, 0
-        self._kept: dict[str, Array] | None = None
-
-    def after_epoch(self, engine: Engine, state: Any, record: dict[str, float]) -> StopReason | None:
-        value = record[self._key]
-        improved = value < self._best - (0 if self._validated else self._settings.tol)
-        self._waited = 0 if improved else self._waited + 1
-        if value < self._best:
-            self._best = value
-            if self._validated:
-                self._kept = None  # the old best goes before the new comes
-                self._kept = {name: array.copy() for name, array in engine.arrays(state).items()}
-        if self._waited < self._settings.n_iter_no_change:
-            return None
-        return StopReason.EARLY_STOPPING if self._validated else StopReason.CONVERGED
-
-    def restore_best(self, engine: Engine, state: Any) -> None:
-        if self._kept is not None:
-            engine.restore(state, self._kept)

@@ -1,10 +1,19 @@
-"""Why training ended: data, with advice in each value."""
+"""Why training ended: data, with advice in each value; and when it does before all epochs are done."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
-__all__ = ["StopReason"]
+import numpy as np
+from numpy.typing import NDArray
+
+from kronsgd.engines.base import Engine
+
+__all__ = ["StopReason", "Stopper"]
+
+Array = NDArray[Any]
 
 
 class StopReason(StrEnum):
@@ -17,3 +26,34 @@ class StopReason(StrEnum):
     SILENT = "no neuron fires on any training row; lower threshold or learning_rate_init."
     INTERRUPTED = "interrupted by the user; the model of the last finished step was kept."
     PARTIAL = "one pass over the rows of partial_fit is done."
+
+
+@dataclass
+class Stopper:
+    """Watches the training loss, or the validation loss and the best model so far."""
+
+    best: float = np.inf
+    waited: int = 0  # epochs
+    kept: dict[str, Array] | None = None  # the best epoch's arrays
+
+    def after_epoch(
+        self, engine: Engine, state: Any, record: dict[str, float], tol: float, n_iter_no_change: int
+    ) -> StopReason | None:
+        """Why training ends here, or None. With a validation loss in the record, keeps the model if it is the best."""
+        validated = "validation_loss" in record
+        value = record["validation_loss" if validated else "loss"]
+        improved = value < self.best - (0 if validated else tol)
+        self.waited = 0 if improved else self.waited + 1
+        if value < self.best:
+            self.best = value
+            if validated:
+                self.kept = None  # the old best goes before the new comes
+                self.kept = {name: array.copy() for name, array in engine.arrays(state).items()}
+        if self.waited < n_iter_no_change:
+            return None
+        return StopReason.EARLY_STOPPING if validated else StopReason.CONVERGED
+
+    def restore_best(self, engine: Engine, state: Any) -> None:
+        """Go back to the best epoch's model, if models were kept."""
+        if self.kept is not None:
+            engine.restore(state, self.kept)

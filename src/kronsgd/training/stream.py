@@ -11,18 +11,9 @@ from numpy.typing import NDArray
 
 from kronsgd.engines.base import Engine, State
 from kronsgd.losses import Loss
+from kronsgd.training.history import History, epoch_record
 from kronsgd.training.interrupt import deferred_interrupt
-from kronsgd.training.loop import (
-    Diverged,
-    History,
-    Settings,
-    epoch_record,
-    finite,
-    in_order,
-    loss_limit,
-    loss_now,
-    train,
-)
+from kronsgd.training.loop import Diverged, Settings, finite, in_order, loss_limit, loss_now, train
 from kronsgd.training.stopping import StopReason
 
 __all__ = ["snapshot", "train_stream"]

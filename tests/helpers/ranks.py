@@ -1,0 +1,138 @@
+"""Several ranks on this machine: processes forked from one that has imported everything, joined by gloo."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import Any
+
+import numpy as np
+
+import kronsgd as ks
+from kronsgd.parallel import threads
+
+
+def on_ranks(size: int, work: Callable[..., Any], *args: Any, n_threads: int = 1) -> list[Any]:
+    """What `work(*args)` returns on each rank; an exception there is returned as it is."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["helpers.ranks", "torch.distributed", "kronsgd.distributed"])
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(size, context) as pool:
+        calls = [pool.submit(_rank, rank, size, f"{folder}/store", n_threads, work, args) for rank in range(size)]
+        return [call.result(timeout=120) for call in calls]
+
+
+def _rank(rank: int, size: int, store: str, n_threads: int, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    try:
+        with threads(n_threads):
+            return work(*args)
+    except Exception as error:
+        return error
+    finally:
+        dist.destroy_process_group()
+
+
+def problem(n: int = 400, n_left: int = 20, n_right: int = 24, dims: tuple[int, int] = (5, 4)) -> tuple[Any, np.ndarray]:
+    """Pairs of two tables and a target that both sides make: (X, y)."""
+    rng = np.random.default_rng(0)
+    left, right = rng.normal(size=(n_left, dims[0])), rng.normal(size=(n_right, dims[1]))
+    i, j = rng.integers(n_left, size=n), rng.integers(n_right, size=n)
+    X = (1 + ks.Dense(left)[i]) * (1 + ks.Dense(right)[j])
+    return X, left[i, 0] * right[j, 0] + 0.1 * rng.normal(size=n)
+
+
+def estimator(params: dict[str, Any]) -> Any:
+    """A small regressor, or classifier where params say so."""
+    params = {"n_hidden": 200, "max_iter": 4, "random_state": 0, "engine": "scan", **params}
+    return (ks.KronClassifier if params.pop("classes", False) else ks.KronRegressor)(**params)
+
+
+def targets(y: np.ndarray, params: dict[str, Any]) -> np.ndarray:
+    """Numbers, or the classes they fall into."""
+    return np.digitize(y, [-0.5, 0.5]) if params.get("classes") else y
+
+
+def all_trained(cases: dict[str, dict[str, Any]], folder: str) -> dict[str, Any]:
+    """Train over the ranks with each of some parameters, save, and say what came out."""
+    from kronsgd.distributed import Distributed
+
+    (X, y), out = problem(), {}
+    for name, params in cases.items():
+        model = Distributed(estimator(params)).fit(X, targets(y, params))
+        out[name] = {
+            "predicted": model.predict(X[:50]), "score": model.score(X, targets(y, params)),
+            "history": model.estimator_.history_, "neurons": len(model.estimator_.output_weights_),
+            "whole": model.gather() is not None,
+        }  # fmt: skip
+        model.save(f"{folder}/{name}.kron")
+    return out
+
+
+def bytes_per_step(params: dict[str, Any], sizes: dict[str, Any]) -> list[int]:
+    """The bytes that each of some training steps sends."""
+    from kronsgd.distributed import TorchExchange
+    from kronsgd.engines import ENGINES
+    from kronsgd.losses import LOSSES
+    from kronsgd.network import Part, TwoLayer
+    from kronsgd.training import train_step
+
+    X, y = problem(**sizes)
+    exchange = TorchExchange()
+    network = Part.on_rank(TwoLayer(threshold=1.5, **params), exchange)
+    engine = ENGINES["scan"]
+    state, sent = engine.initialize(network, X), [0]
+    for k in range(3):
+        rows = np.arange(64 * k, 64 * (k + 1))
+        train_step(engine, state, LOSSES["squared"], rows, y[rows, None], np.ones(64), 10.0, 0.0)
+        sent.append(exchange.n_sent)
+    return np.diff(sent).tolist()
+
+
+def refused(params: dict[str, Any], other_data: bool = False) -> Any:
+    """Fit what must be refused; on rank 1 other data, if asked for."""
+    import torch.distributed as dist
+
+    from kronsgd.distributed import Distributed
+
+    X, y = problem()
+    if other_data and dist.get_rank() == 1:
+        y = y + 1
+    return Distributed(estimator(params)).fit(X, y)
+
+
+def interrupted(path: str) -> tuple[str, int]:
+    """Rank 1 is told to stop by Ctrl-C in the middle of training."""
+    import torch.distributed as dist
+
+    from kronsgd.distributed import Distributed
+
+    if dist.get_rank() == 1:
+        threading.Thread(target=lambda: (time.sleep(1.0), os.kill(os.getpid(), signal.SIGINT)), daemon=True).start()
+    X, y = problem()
+    model = Distributed(estimator({"max_iter": 100_000, "n_iter_no_change": 100_000, "learning_rate_init": 10.0})).fit(X, y)
+    model.save(path)
+    return model.estimator_.stop_reason_.name, model.estimator_._exchange.n_gathers
+
+
+def said(params: dict[str, Any]) -> list[str]:
+    """What the library logs while it trains."""
+    from kronsgd.distributed import Distributed
+
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logger = logging.getLogger("kronsgd")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    X, y = problem()
+    Distributed(estimator(params)).fit(X, y)
+    return lines

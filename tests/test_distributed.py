@@ -1,0 +1,156 @@
+"""Neurons over ranks: the bytes of one process, whatever the number of ranks and threads."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+import kronsgd as ks
+from helpers.ranks import all_trained, bytes_per_step, estimator, interrupted, on_ranks, problem, refused, said, targets
+from kronsgd.distributed import Distributed
+from kronsgd.engines import ENGINES
+from kronsgd.engines.shards import join, part
+from kronsgd.network import Part, TwoLayer
+
+CASES = {
+    "scan": {},
+    "grid": {"engine": "grid"},
+    "all outputs learn": {"train_output": True, "alpha": 0.01, "early_stopping": True, "dtype": "float64"},
+    "grid that forgets": {"engine": "grid", "train_output": True, "alpha": 0.01, "early_stopping": True},
+    "classes and networks": {"classes": True, "n_hidden": 66, "n_networks": 3},
+    "true Gaussians": {"init": "gaussian", "batch_size": 100},
+}  # fmt: skip
+
+
+WORLDS = ((1, 2), (2, 1), (3, 2), (4, 1))  # ranks, and threads of each
+
+
+@pytest.fixture(scope="module", params=WORLDS, ids=lambda world: "{}x{}".format(*world))
+def world(request, tmp_path_factory):
+    """(number of ranks, folder of the models, what each rank says of each case)."""
+    size, n_threads = request.param
+    folder = tmp_path_factory.mktemp("models")
+    return size, folder, on_ranks(size, all_trained, CASES, str(folder), n_threads=n_threads)
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The same models, each trained by this process."""
+    X, y = problem()
+    return {name: estimator(params).fit(X, targets(y, params)) for name, params in CASES.items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_and_threads_give_the_bytes_of_one_process(name, world, alone, tmp_path):
+    (size, folder, ranks), (X, y), model = world, problem(), alone[name]
+    results = [rank[name] for rank in ranks]
+    model.save(tmp_path / "alone.kron")
+    assert arrays_of(folder / f"{name}.kron") == arrays_of(tmp_path / "alone.kron")
+    assert sum(result["neurons"] for result in results) == model.state_.network.n_hidden
+    assert [result["whole"] for result in results] == [True] + [False] * (size - 1)
+    for result in results:
+        np.testing.assert_array_equal(result["predicted"], model.predict(X[:50]))
+        assert result["score"] == model.score(X, targets(y, CASES[name]))
+        assert timeless(result["history"]) == timeless(model.history_)
+
+
+def arrays_of(path):
+    """All that a model has learned, as bytes."""
+    model = ks.load(path)
+    arrays = model._engine.arrays(model.state_)
+    return {name: (array.dtype.str, array.shape, array.tobytes()) for name, array in arrays.items()}, model.learning_rate_
+
+
+def timeless(history):
+    return [{k: v for k, v in record.items() if k not in ("seconds", "rows_per_second")} for record in history]
+
+
+def test_a_step_sends_as_many_bytes_whatever_the_size_of_the_problem():
+    base, sizes = {"n_hidden": 256}, {"n": 200, "dims": (4, 4)}
+    small = on_ranks(2, bytes_per_step, base, sizes)
+    assert small == [[32 * 64 * 4 + 3 * 8] * 3] * 2  # half of 64 blocks, 64 rows of float32, and three numbers
+    assert on_ranks(2, bytes_per_step, {"n_hidden": 16 * 256}, sizes) == small
+    assert on_ranks(2, bytes_per_step, base, {**sizes, "n": 16 * 200}) == small
+    assert on_ranks(2, bytes_per_step, base, {**sizes, "dims": (4 * 2**6, 4 * 2**6)}) == small
+
+
+def test_only_rank_0_speaks():
+    first, second = on_ranks(2, said, {"max_iter": 2})
+    assert any("epoch 2" in line for line in first)
+    assert second == []
+
+
+def test_ctrl_c_on_one_rank_stops_all_in_the_same_step(tmp_path):
+    results = on_ranks(2, interrupted, str(tmp_path / "m.kron"))
+    assert results[0] == results[1]
+    assert results[0][0] == "INTERRUPTED"
+    assert ks.load(tmp_path / "m.kron").stop_reason_ is ks.StopReason.INTERRUPTED
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"engine": "dense"}, 'engine="dense" trains in one process; over ranks use one of'),
+        ({"warm_start": True}, "Distributed starts anew"),
+        ({"n_hidden": 2}, "2 neurons can be shared by at most 1 ranks, not by 2; start fewer"),
+        ({"memory_limit": "1 MiB", "n_hidden": 20_000}, "neurons, of n_hidden=20000 and 400 rows, but only 1 MiB"),
+    ],
+)  # fmt: skip
+def test_what_ranks_cannot_train_is_refused_on_all_of_them(params, message):
+    for error in on_ranks(2, refused, params):
+        assert isinstance(error, (ValueError, MemoryError))
+        assert message in str(error)
+
+
+def test_ranks_with_different_data_are_refused():
+    for error in on_ranks(3, refused, {}, True):
+        assert isinstance(error, ValueError)
+        assert "rank 1 has other data than rank 0" in str(error)
+
+
+def test_one_process_of_several_does_not_train_alone(monkeypatch):
+    X, y = problem(50)
+    with pytest.raises(RuntimeError, match="no process group; call"):
+        Distributed(ks.KronRegressor()).fit(X, y)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for call in ("fit", "partial_fit"):
+        with pytest.raises(RuntimeError, match="WORLD_SIZE=2, but there is no process group"):
+            getattr(ks.KronRegressor(), call)(X, y)
+
+
+@pytest.mark.parametrize("engine", ["scan", "grid", "tree", "dense", "eager"])
+@pytest.mark.parametrize("cuts", [(0, 200), (0, 60, 200), (0, 8, 100, 102, 200)])
+def test_parts_of_a_model_join_to_the_same_bytes(engine, cuts):
+    X, y = problem()
+    model = estimator({"engine": engine, "train_output": True}).fit(X, y)
+    arrays = model._engine.arrays(model.state_)
+    again = join([part(arrays, a, b) for a, b in pairwise(cuts)])
+    assert {k: v.tobytes() for k, v in again.items()} == {k: v.tobytes() for k, v in arrays.items()}
+    assert [v.dtype for v in again.values()] == [v.dtype for v in arrays.values()]
+
+
+class OneOf:
+    """One of several ranks, that hears nothing from the others."""
+
+    shared = True
+
+    def __init__(self, rank, size):
+        self.rank, self.size = rank, size
+
+    def share(self, n_blocks):
+        return n_blocks * self.rank // self.size, n_blocks * (self.rank + 1) // self.size
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7])
+def test_parts_have_the_weights_of_the_whole_network(size):
+    network = TwoLayer(n_hidden=90, n_outputs=4, n_networks=2, antisymmetric=False, seed=3)
+    parts = [Part.on_rank(network, OneOf(rank, size)) for rank in range(size)]
+    np.testing.assert_array_equal(np.concatenate([p.output_weights() for p in parts]), network.output_weights())
+    np.testing.assert_array_equal(np.concatenate([p.mask for p in parts]), network.mask)
+    assert [b for p in parts for b, _, _ in p.block_sizes()] == [b for b, _, _ in network.block_sizes()]
+    assert {p.scale for p in parts} == {network.scale}
+    X, _ = problem(60)
+    weights = [ENGINES["scan"].hidden_weights(ENGINES["scan"].initialize(p, X)) for p in (network, *parts)]
+    np.testing.assert_array_equal(np.concatenate(weights[1:]), weights[0])
