@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -234,12 +233,12 @@ def main() -> None:
     columns = list(rows[-1])
     report("hosts", "An exchange of 16 KB in two latencies, or in a few rounds of them, not in twice the number of ranks",
            [{column: row.get(column, "") for column in columns} for row in rows],
-           f"Median ms of one exchange of {4 * NUMBERS:,} bytes in all. The relay between hosts adds {1e6 * rtt:.0f} µs there and "
-           f"back and carries at most {8e-6 * rate:,.0f} Mbit/s. A message of gloo is a question, an answer and the data on its "
-           f"way, so two latencies; at {1e3 * FAR:.0f} ms all else is nothing beside them: all_gather takes 2(K − 1) of them, "
-           "all_to_all with the same part for everyone 2, doubling 2 log2 K. On one host "
-           f"{os.cpu_count()} cores run all ranks ({socket.gethostname()}), so wall time is the ranks' processor time added up; "
-           "processor ms are of one rank, with gloo's thread.")  # fmt: skip
+           f"Median ms of one exchange of {4 * NUMBERS:,} bytes in all. The relay between hosts adds {1e6 * rtt:.0f} µs there "
+           f"and back and carries at most {8e-6 * rate:,.0f} Mbit/s. A message of gloo is a question, an answer and the data "
+           f"on its way, so two latencies; at {1e3 * FAR:.0f} ms all else is nothing beside them: all_gather takes 2(K − 1) of "
+           f"them, all_to_all with the same part for everyone 2, doubling 2 log2 K. On one host {os.cpu_count()} cores run all "
+           "ranks, so wall time is the ranks' processor time added up; processor ms are of one rank, with gloo's "
+           "thread.")  # fmt: skip
 
 
 def cells(seconds: Mapping[str, float]) -> dict[str, float]:

@@ -2,11 +2,11 @@
 
     python relay.py HOSTS LATENCY BANDWIDTH SECONDS
 
-Each host is a namespace with one interface, `kron0` with address 10.77.0.1, 10.77.0.2 …, which is a TUN device whose packets this
-process reads. A packet leaves its host when the host's line is free (bytes / BANDWIDTH each), arrives LATENCY seconds later, and
-takes the receiving host's line for as long again, so that many senders to one host queue up. Prints a line of the namespaces'
-paths once all are up, and ends when its input is closed or after SECONDS; the namespaces have no names and end with those who
-use them, so nothing is left behind whatever happens.
+Each host is a namespace with one interface, `kron0` with address 10.77.0.1, 10.77.0.2 …, which is a TUN device whose packets
+this process reads. A packet leaves its host when the host's line is free (bytes / BANDWIDTH each), arrives LATENCY seconds
+later, and takes the receiving host's line for as long again, so that many senders to one host queue up. Prints a line of the
+namespaces' paths once all are up, and ends when its input is closed or after SECONDS; the namespaces have no names and end with
+those who use them, so nothing is left behind whatever happens.
 """
 
 from __future__ import annotations
