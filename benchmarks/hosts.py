@@ -79,6 +79,10 @@ class Hosts:
         self._relay.kill()
         self._relay.wait()
 
+    def cut(self) -> None:
+        """End the network, as if all cables were pulled."""
+        self._relay.kill()
+
     def start(self, host: int, command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """A process on a host, with what it prints kept; gloo finds the host's interface by its name."""
         whole = {**os.environ, "GLOO_SOCKET_IFNAME": LINK, "OMP_NUM_THREADS": "1", **(environment or {})}
