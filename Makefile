@@ -23,7 +23,8 @@ lint: $(VENV)/installed
 
 # The tests run in a copy beside nothing but themselves, so that they meet the built wheel and not the sources.
 test: lint
-	rm -rf build/check && mkdir -p build/check && cp -r tests docs examples fuzz pyproject.toml README.md build/check/
+	rm -rf build/check && mkdir -p build/check
+	cp -r tests docs examples benchmarks fuzz pyproject.toml README.md build/check/
 	cd build/check && $(abspath $(BIN))/python -m pytest
 
 bench: $(VENV)/installed

@@ -1,0 +1,43 @@
+"""One rank of a training over a process group, as a program: `python one_rank.py RANK SIZE MASTER:PORT TIMEOUT OUT EPOCHS`."""
+
+from __future__ import annotations
+
+import sys
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import kronsgd as ks
+
+
+def problem() -> tuple[Any, Any]:
+    """300 pairs of two small tables."""
+    rng = np.random.default_rng(0)
+    a, b, i, j = rng.normal(size=(30, 5)), rng.normal(size=(20, 4)), rng.integers(30, size=300), rng.integers(20, size=300)
+    return ks.Dense(a)[i] * ks.Dense(b)[j], a[i, 0] * b[j, 0]
+
+
+def model(epochs: int) -> ks.KronRegressor:
+    """Small, and with neuron blocks enough for several ranks."""
+    return ks.KronRegressor(256, engine="scan", max_iter=epochs, tol=0.0, n_iter_no_change=epochs, n_jobs=1, random_state=0)
+
+
+def main(rank: int, size: int, master: str, timeout: float, out: Path, epochs: int) -> None:
+    """Train, say "training" before it, and write the whole network."""
+    import torch.distributed as dist
+
+    from kronsgd.distributed import Distributed
+
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://{master}", rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+    )
+    sys.stdout.write("training\n")
+    sys.stdout.flush()
+    Distributed(model(epochs)).fit(*problem()).save(out)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), Path(sys.argv[5]), int(sys.argv[6]))
