@@ -46,7 +46,7 @@ class TorchTwin:
     @torch.inference_mode()
     def step(self, rows: NDArray[np.int64]) -> float:
         """One step of SGD. Returns the summed loss before it."""
-        index = torch.from_numpy(rows)
+        index = torch.from_numpy(rows).to(self.y.device)
         hidden = self.values(index).sub_(self.threshold).clamp_min_(0)
         residual = (hidden @ self.a).mul_(self.scale).sub_(self.y[index])
         slopes = residual * (-self.rate * self.scale / len(rows))

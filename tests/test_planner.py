@@ -174,4 +174,4 @@ def test_grid_is_costed_before_it_is_there():
     total = sum(w.flops for w in STEP_WORK["grid"](p).values())
     scan = sum(w.flops for w in STEP_WORK["scan"](replace(p, schedule=Schedule(1024))).values())
     assert 0 < total < scan
-    assert set(ks.plan(pairs()).costs) == set(ENGINES) & set(STEP_WORK)
+    assert set(ks.plan(pairs()).costs) == set(ENGINES) & set(STEP_WORK) - {"torch"}
