@@ -10,6 +10,7 @@ import gzip
 import json
 import math
 import struct
+import sys
 import zipfile
 import zlib
 from itertools import islice
@@ -171,6 +172,10 @@ def _read_array(stream: IO[bytes], n_bytes: int, path: Path, where: str) -> Arra
     data = stream.read(size)
     if len(data) != size:
         raise damaged(path, f"ends after {len(data):,} of {size:,} bytes{where}")
+    if dtype.kind == "U":
+        codes = np.frombuffer(data, dtype=f"{dtype.str[0]}u4")
+        if ((codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))).any():  # Python makes text of it and then fails
+            raise damaged(path, f"holds what is no text{where}")
     return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
 
 
