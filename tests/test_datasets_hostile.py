@@ -63,6 +63,20 @@ def test_pickled_objects_are_never_loaded(tmp_path):
             read_table(tmp_path / name)
 
 
+@pytest.mark.parametrize("code", [0x110000, 0x7F000001, 0xD800])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_text_that_is_none(tmp_path, code, order):
+    """NumPy makes a str of any number, and Python fails on it later."""
+    data = b"".join(struct.pack(f"{order}I", c) for c in (97, code, 98, 99))
+    head = f"{{'descr': '{order}U2', 'fortran_order': False, 'shape': (2,)}}"
+    (tmp_path / "x.npy").write_bytes(npy_bytes(head, data))
+    with pytest.raises(ValueError, match="holds what is no text") as info:
+        read_table(tmp_path / "x.npy", "spectrum", k=1)
+    sentence(info)
+    (tmp_path / "x.npy").write_bytes(npy_bytes(head, data.replace(data[4:8], struct.pack(f"{order}I", 0x1F600))))
+    assert read_npy(tmp_path / "x.npy").tolist() == ["a😀", "bc"]
+
+
 def test_npz_that_is_cut_short_or_changed(tmp_path):
     path = tmp_path / "x.npz"
     np.savez(path, features=np.arange(64.0).reshape(8, 8))

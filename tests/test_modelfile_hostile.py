@@ -81,7 +81,7 @@ def update(part, **values):
 
 
 HOSTILE = {
-    "powers of powers": (nested("Power", 4, 64), "written out; at most 4,096 are allowed"),
+    "powers of powers": (nested("Power", 4, 64), "written out; at most 1,024 are allowed"),
     "endless nesting": (nested("Sum", 450, 1), "nested deeper than 200 levels|not JSON|recursion"),
     "an abstract leaf": (lambda a, m: m["features"]["children"][1].update(kind="SpanLeaf"), "unknown feature kind 'SpanLeaf'"),
     "a huge rank": (update("network", init_rank=10**9), "only .* are free"),
@@ -176,8 +176,8 @@ def test_table_at_an_absolute_path(run, tmp_path):
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("((x ** 64) ** 64) ** 64", "262,144 factors with all powers written out; at most 4,096"),
-        ("((1 + x) ** 64) ** 33", "4,224 factors"),
+        ("((x ** 64) ** 64) ** 64", "4,096 factors with all powers written out; at most 1,024"),
+        ("((1 + x) ** 64) ** 9", "1,152 factors"),
         ("x + 1e200", "a constant of 1e"),
         ("1e-200 + x", "a constant of 1e-200"),
         ("x + 1" + "0" * 400, "cannot be read"),
@@ -191,10 +191,10 @@ def test_expression_that_explodes(text, match):
 
 def test_dimensions_of_thousands_of_digits():
     """They are exact whole numbers, which Python turns neither into floats nor into text."""
-    X = (Dense(normal(4, 100)) ** 64) ** 64
-    assert X.dim == 100**4096
-    assert repr(X).endswith("4 rows × 10^8192 dimensions")
-    assert describe_bytes(8 * X.dim) == "10^8192 B"
+    X = (Dense(normal(4, 10**5)) ** 64) ** 16
+    assert X.dim == 10**5120
+    assert repr(X).endswith("4 rows × 10^5120 dimensions")
+    assert describe_bytes(8 * X.dim) == "10^5120 B"
     assert describe_dim(10**301) == "10^301"
     np.testing.assert_allclose(X.squared_norms(), 1)
 

@@ -10,6 +10,7 @@ import gzip
 import json
 import math
 import struct
+import sys
 import zipfile
 import zlib
 from itertools import islice
@@ -128,9 +129,10 @@ def read_npy(path: PathOrStr, mapped: bool = False) -> Array:
     """The array in an .npy file: numbers or text, never Python objects. mapped: it stays in the file, and is read when used."""
     path = existing_file(path)
     with path.open("rb") as stream:
-        if not mapped:
-            return _read_array(stream, path.stat().st_size, path, "")
         shape, fortran, dtype = _checked_header(stream, path.stat().st_size, path, "")
+        if not mapped or dtype.kind == "U":  # text is looked through
+            stream.seek(0)
+            return _read_array(stream, path.stat().st_size, path, "")
         if math.prod(shape) * dtype.itemsize > path.stat().st_size - stream.tell():
             raise damaged(path, f"ends after {path.stat().st_size:,} bytes")
         return np.memmap(path, dtype, "r", stream.tell(), shape, "F" if fortran else "C")
@@ -167,6 +169,10 @@ def _read_array(stream: IO[bytes], n_bytes: int, path: Path, where: str) -> Arra
     data = stream.read(size)
     if len(data) != size:
         raise damaged(path, f"ends after {len(data):,} of {size:,} bytes{where}")
+    if dtype.kind == "U":
+        codes = np.frombuffer(data, dtype=f"{dtype.str[0]}u4")
+        if ((codes > sys.maxunicode) | ((codes >= 0xD800) & (codes < 0xE000))).any():  # Python makes text of it and then fails
+            raise damaged(path, f"holds what is no text{where}")
     return np.frombuffer(data, dtype=dtype).reshape(shape, order="F" if fortran else "C")
 
 

@@ -22,7 +22,7 @@ from kronsgd.validation import as_index
 if TYPE_CHECKING:
     from kronsgd.features.leaf import Leaf
 
-MAX_FACTORS = 4096  # leaves and constants of an expression with its powers written out, as independent random factors need
+MAX_FACTORS = 1024  # leaves and constants of an expression with its powers written out, as independent random factors need
 LARGEST = 1e150  # constant: its square is a number
 
 __all__ = ["Constant", "Features", "Power", "Product", "Sum", "describe_dim"]
