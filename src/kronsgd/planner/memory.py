@@ -116,7 +116,8 @@ def _largest_batch(p: Problem) -> int:
     return min(p.n_rows, math.ceil(-(-units // parts) * strip / units))
 
 
-def _scan(p: Problem, place: float = 2.0) -> list[dict[str, float]]:
+def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[str, float]]:
+    """at_once: panels of whole batches, also of the rows that are probed, as the tree engine makes them."""
     m, n, item, rank, size = p.network.n_hidden, p.n_rows, p.itemsize, p.rank, _largest_batch(p)
     entities = float(sum(table.entities for table in p.tables))
     grams, making_grams = _grams(p.kept(), item)
@@ -127,20 +128,26 @@ def _scan(p: Problem, place: float = 2.0) -> list[dict[str, float]]:
     making = _lots(p) if rank else 8.0 * p.d * (2 * n + m / 64)
 
     def evaluated(rows: int) -> dict[str, float]:
-        width = -(-rows // lanes_for(rows)) * lanes_for(rows)
+        lanes = lanes_for(rows)
+        width = -(-rows // lanes) * lanes
+        columns = width if at_once or p.passes > 1 else lanes
         hidden = m * width * (item + 2 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
         values = 0.0 if rank and p.passes == 1 else float(rows * m * item * (len(p.tables) + 2) * max(rank, 1))
-        panel = float(n * width * item) * (1 + p.nested) + anew
+        panel = float(n * columns * item) * (1 + p.nested) + anew
         return {"panel": panel, "hidden": hidden + values, "entity panels": entities * width * item}
 
     compacting, at_rest, saving = _lists(p, n, (n - 1 >> bits_for(p.alpha_last, item)) + 1, size, place)
     base = {"row norms": n * (16.0 + item + 4 * len(p.tables)), "tails": at_rest["tails"], "entity inner products": grams}
-    most = evaluated(max(size, p.schedule.probe))
-    state = {**base, "starting values": started, **most}
+    probed = evaluated(max(size, p.schedule.probe))
+    fresh = {**base, "starting values": started, **probed}
+    step = evaluated(size)
+    state = fresh if at_once else {**fresh, "panel": step["panel"], "entity panels": step["entity panels"]}
+    if not at_once:  # no panel is made before anything is learned
+        fresh |= {"entity inner products": 0.0, "panel": 0.0, "entity panels": 0.0}
     stages = [
-        {**base, **most, "making inner products": making_grams},
-        {**state, "making starting values": making},
-        {**state, "choosing the step": _tangent(p)},
+        {**state, "making inner products": making_grams},
+        {**fresh, "making starting values": making},
+        {**fresh, "choosing the step": _tangent(p)},
         {**state, **compacting},
     ]
     if p.schedule.validation:
@@ -159,7 +166,7 @@ def _tree(p: Problem) -> list[dict[str, float]]:
     rows, block = max(size, p.schedule.probe), max(size for _, _, size in p.network.block_sizes())
     bounds = 4.0 * ((DIRECTIONS + len(LEVELS)) * n + (DIRECTIONS + len(LEVELS) + 2) * m) + 24.0 * m
     pairs = rows * 64.0 * (block * (12 + item) + c * item)
-    landmarks, stages = float(min(n, LANDMARKS)), _scan(p, 4.0)
+    landmarks, stages = float(min(n, LANDMARKS)), _scan(p, 4.0, at_once=True)
     inner = min(n, CHUNK) * landmarks * 8 * p.inner_arrays + 4 * 8 * landmarks**2 + p.scratch
     making = {"row norms": stages[0]["row norms"], "bounds": bounds, "making directions": inner}
     return [making, *({**stage, "bounds": bounds, "pairs": pairs} for stage in stages)]
@@ -167,7 +174,7 @@ def _tree(p: Problem) -> list[dict[str, float]]:
 
 def _eager(p: Problem) -> list[dict[str, float]]:
     m, n, item = p.network.n_hidden, p.n_rows, p.itemsize
-    filling = float(n * COLUMNS * item) * (1 + p.nested)
+    filling = float(n * max(COLUMNS, _largest_batch(p)) * item) * (1 + p.nested)
 
     def stage(scan: dict[str, float]) -> dict[str, float]:
         return {**scan, "panel": max(scan.get("panel", 0.0), filling), "stored inner products": float(m * n * item)}
