@@ -28,7 +28,7 @@ class Strip:
     """Coefficients contracted with some outer entities: a buffer, which steps keep exact and which is never saved."""
 
     outer: Index  # (≤ L,) sorted outer entities
-    h: Array  # (m, n1, L)
+    h: Array  # (m, n1, L), or (m, 0, L) where nothing is learned, for batches over several strips
     start: Array  # (m, Q, L) starting values of the outer entities
     own: Array  # (L, L) inner products among them; meaningful for training rows only
 

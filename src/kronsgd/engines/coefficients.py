@@ -134,7 +134,7 @@ class Coefficients:
     def compact(self) -> None:
         """Merge the tails into the sorted lists, cut into slices of the length that suits their density."""
         lists = self.lists()
-        sizes, order = np.empty(len(self.indptr) - 1, dtype=np.int64), np.empty(len(self.tail_rows), dtype=np.int64)
+        sizes, order = np.empty(len(self.indptr) - 1, dtype=np.int64), np.empty(len(self.tail_rows), dtype=np.int32)
         kernels.merged_sizes(sizes, order, *lists[:4], *lists[6:9])
         indptr, rows, values = _room(sizes, self.segments, self.values.dtype)
         kernels.compact(indptr, rows, values, order, *lists)

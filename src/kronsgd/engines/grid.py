@@ -112,7 +112,8 @@ class GridEngine(Engine):
         partial = cells.buffer("partial outputs", len(bounds) - 1, network.n_outputs, *shape)
         gram, scale = np.ascontiguousarray(tables.inner_gram[block.inner].T), state.coefficients.scale
         for tile in block.tiles:
-            strip = _strip(state, cells, tile, block.lanes)
+            strip = _strip(state, cells, tile, block.lanes, len(block.tiles) > 1)
+            gram = gram[: strip.h.shape[1]]
             kernels.activate(
                 hidden, fired, partial, strip.h, gram, strip.start, tables.inner_start, block.inner, block.planes[0],
                 tile.first, tile.beyond, state.output_weights, real(scale), real(1 / scale), real(network.threshold), bounds,
@@ -256,7 +257,7 @@ class GridEngine(Engine):
         rising = len(outer) and outer[0] >= 0 and outer[-1] < n_outer and (np.diff(outer) > 0).all()
         if lanes not in LANES or not rising or len(outer) > lanes:
             raise ValueError("array 'strip_outer' does not name a strip's outer entities")
-        _strip(state, state.cells, Tile(outer, 0, 0), lanes).h[:] = h
+        _strip(state, state.cells, Tile(outer, 0, 0), lanes, passing=False).h[:] = h
 
 
 def _counts(fired: NDArray[np.uint64]) -> NDArray[np.int64]:
@@ -277,10 +278,13 @@ def _numbers(segments: Segments, inner: NDArray[np.int64], outer: NDArray[np.int
     return (inner << segments.slice_bits) + outer
 
 
-def _strip(state: GridState, cells: Cells, tile: Tile, lanes: int) -> Strip:
-    """The strip in use if it is over these outer entities, else a new one in its place."""
+def _strip(state: GridState, cells: Cells, tile: Tile, lanes: int, passing: bool) -> Strip:
+    """The strip in use if it is over these outer entities, else a new one in its place.
+
+    passing: the next one follows at once; then it is empty where nothing is learned, as while a step size is chosen.
+    """
     kept = cells.strip
-    if kept is not None and kept.h.shape[2] == lanes and np.array_equal(kept.outer, tile.outer):
+    if kept is not None and kept.h.size and kept.h.shape[2] == lanes and np.array_equal(kept.outer, tile.outer):
         return kept
     network, tables = state.network, cells.tables
     gram = cells.buffer("gram", len(tables.outer_gram), lanes)
@@ -290,9 +294,11 @@ def _strip(state: GridState, cells: Cells, tile: Tile, lanes: int) -> Strip:
     own[:] = 0
     if cells.grid is None:
         own[: len(tile.outer)] = gram[tile.outer]
-    h = cells.buffer("strip", network.n_hidden, state.shape[0], lanes)
+    alpha = state.coefficients
+    n_inner = 0 if passing and not len(alpha.values) and not alpha.tail_len.any() else state.shape[0]
+    h = cells.buffer("strip", network.n_hidden, n_inner, lanes)
     start = cells.buffer("start", network.n_hidden, network.init_rank, lanes)
-    kernels.build_strip(h, start, gram, tables.outer_start, tile.outer, *state.coefficients.lists(), network.blocks)
+    kernels.build_strip(h, start, gram, tables.outer_start, tile.outer, *alpha.lists(), network.blocks)
     cells.strip = Strip(tile.outer, h, start, own)
     return cells.strip
 

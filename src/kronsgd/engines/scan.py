@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from itertools import repeat
 from typing import ClassVar
 
 import numpy as np
@@ -92,15 +93,18 @@ class ScanEngine(Engine):
         lanes = lanes_for(len(rows))
         n_tiles, m = -(-len(rows) // lanes), network.n_hidden
         buffers, real = (view or state).buffers, np.dtype(network.dtype).type
-        panel = state.gram.panel(rows, lanes, view.features if view else None, buffers)
+        if len(alpha.values) or alpha.added is not None or alpha.tail_len.any():
+            panel = state.gram.tiles(rows, lanes, view.features if view else None, buffers)
+        else:  # nothing is learned yet: no inner product is looked at
+            panel = repeat(np.zeros((1, lanes), dtype=network.dtype), n_tiles)
         hidden = buffers.take("hidden", (n_tiles, m, lanes), network.dtype)
         (view or state).start.fill(hidden, rows)
         fired = buffers.take_other("fired", (n_tiles, m), "uint64")  # the step before may wait for this pass
         partial = buffers.take("partial", (n_tiles, len(bounds) - 1, network.n_outputs, lanes), network.dtype)
-        for t in range(n_tiles):
+        for t, tile in enumerate(panel):
             added = alpha.take_added() if view is None else Added.nothing(network.dtype)
             kernels.forward(
-                hidden[t], fired[t], partial[t], panel[t], *added.arguments(), *alpha.lists(), bounds, state.output_weights,
+                hidden[t], fired[t], partial[t], tile, *added.arguments(), *alpha.lists(), bounds, state.output_weights,
                 real(alpha.scale), real(1 / alpha.scale), real(network.threshold),
                 min(lanes, len(rows) - t * lanes),
             )  # fmt: skip

@@ -29,7 +29,7 @@ def planned(model: Any, network: TwoLayer, features: Features, stream: bool = Fa
     batch = rows_per_step(model.batch_size, n, blocks)
     probe = min(SAMPLE, n) if model.max_iter == "auto" else batch if model.learning_rate_init == "auto" else 0
     share = float(model.validation_fraction) if model.early_stopping else 0.0
-    schedule = Schedule(batch, block, blocks, probe, round(n * share / (1 - share)), stream)
+    schedule = Schedule(batch, block, blocks, probe, round(n * share / (1 - share)), stream, model.max_iter == 1)
     return make_plan(
         network, features, schedule, normalize=bool(model.normalize), engine=engine or model.engine,
         memory_limit=model.memory_limit,

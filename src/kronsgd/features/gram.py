@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -156,18 +157,38 @@ class RowGram:
         """
         n_tiles, buffers = -(-len(rows) // lanes), buffers or Buffers()
         out = buffers.take("panel", (n_tiles, self.n_rows, lanes), self.dtype)
-        norms = self.inverse_norms[rows] if new is None else inverse_norms(new[rows], self.normalize)
-        column_scale = tiled(norms[None, :], lanes, self.dtype)  # (tiles, 1, lanes)
         if self._product:
-            stack = buffers.take("entity panels", (n_tiles, sum(self._room), lanes), self.dtype)
-            for group, start in zip(self._product, self._stack_starts, strict=True):
-                self._entity_panel(group, rows, new, stack[:, start : start + group.n_entities])
-            stack[:, : self._product[0].n_entities] *= column_scale
+            stack = self._stack(rows, lanes, new, buffers)
             products.panel_tiles(out, stack, self._stack_index.array, self._scales.array)
             return out
         self._fill(self._tree, out, rows, new)
-        panels.power_scale(out, 1, self._scales.array, column_scale[:, 0])
+        panels.power_scale(out, 1, self._scales.array, self._column_scale(rows, lanes, new)[:, 0])
         return out
+
+    def tiles(
+        self, rows: NDArray[np.int64], lanes: int, new: Features | None = None, buffers: Buffers | None = None
+    ) -> Iterator[Array]:
+        """The tiles of `panel` one after the other, each in the same memory for a product. Shape: (n, lanes) each."""
+        if not self._product:
+            yield from self.panel(rows, lanes, new, buffers)
+            return
+        buffers = buffers or Buffers()
+        for entities in self._stack(rows, lanes, new, buffers):
+            out = buffers.take("panel", (1, self.n_rows, lanes), self.dtype)
+            products.panel_tiles(out, entities[None], self._stack_index.array, self._scales.array)
+            yield out[0]
+
+    def _column_scale(self, rows: NDArray[np.int64], lanes: int, new: Features | None) -> Array:
+        norms = self.inverse_norms[rows] if new is None else inverse_norms(new[rows], self.normalize)
+        return tiled(norms[None, :], lanes, self.dtype)  # (tiles, 1, lanes)
+
+    def _stack(self, rows: NDArray[np.int64], lanes: int, new: Features | None, buffers: Buffers) -> Array:
+        """Inner products of the entities of a product's factors with those of the batch. Shape: (tiles, room, lanes)."""
+        stack = buffers.take("entity panels", (-(-len(rows) // lanes), sum(self._room), lanes), self.dtype)
+        for group, start in zip(self._product, self._stack_starts, strict=True):
+            self._entity_panel(group, rows, new, stack[:, start : start + group.n_entities])
+        stack[:, : self._product[0].n_entities] *= self._column_scale(rows, lanes, new)
+        return stack
 
     def _fill(self, tree: Group | Combination, out: Array, rows: NDArray[np.int64], new: Features | None) -> None:
         if isinstance(tree, Group):

@@ -169,7 +169,7 @@ def merged_sizes(
     sizes: Any, order: Any, first: Any, stride: Any, slice_bits: int, indptr: Any, tail_first: Any, tail_len: Any,
     tail_rows: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """sizes[segment] = its length once the tails are merged in; order sorts each neuron's tail by row.
+    """sizes[segment] = its length once the tails are merged in; order sorts each neuron's tail by row, counted from its start.
 
     Shape: sizes (segments,), order (room,). Cost: segments + tail entries · ln(tail).
     """
@@ -177,10 +177,10 @@ def merged_sizes(
         sizes[segment] = indptr[segment + 1] - indptr[segment]
     for r in prange(len(tail_len)):
         start, end = tail_first[r], tail_first[r] + tail_len[r]
-        order[start:end] = start + np.argsort(tail_rows[start:end], kind="mergesort")
+        order[start:end] = np.argsort(tail_rows[start:end], kind="mergesort")
         for q in range(start, end):
-            i = tail_rows[order[q]]
-            if q == start or i != tail_rows[order[q - 1]]:
+            i = tail_rows[start + order[q]]
+            if q == start or i != tail_rows[start + order[q - 1]]:
                 sizes[first[r] + (i >> slice_bits) * stride[r]] += 1
 
 
@@ -195,20 +195,21 @@ def compact(
     tail entries · ln(length of a list).
     """
     for r in prange(len(tail_len)):
-        q, last = tail_first[r], tail_first[r] + tail_len[r]
+        start = tail_first[r]
+        q, last = start, start + tail_len[r]
         for k in range((len(indptr) - 1) // len(tail_len)):
             segment, begin, end = first[r] + k * stride[r], k << slice_bits, (k + 1) << slice_bits
             p, stop, out = indptr[segment], indptr[segment + 1], new_indptr[segment]
-            while q < last and tail_rows[order[q]] < end:
-                j = tail_rows[order[q]]
+            while q < last and tail_rows[start + order[q]] < end:
+                j = tail_rows[start + order[q]]
                 n = np.searchsorted(rows[p:stop], j - begin)
                 for c in range(n):
                     new_rows[out + c], new_alpha[out + c] = rows[p + c], alpha[p + c]
                 p, out = p + n, out + n
-                new_rows[out], new_alpha[out] = j - begin, tail_alpha[order[q]]
+                new_rows[out], new_alpha[out] = j - begin, tail_alpha[start + order[q]]
                 q += 1
-                while q < last and tail_rows[order[q]] == j:
-                    new_alpha[out] += tail_alpha[order[q]]
+                while q < last and tail_rows[start + order[q]] == j:
+                    new_alpha[out] += tail_alpha[start + order[q]]
                     q += 1
                 out += 1
             for c in range(stop - p):

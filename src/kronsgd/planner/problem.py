@@ -55,6 +55,7 @@ class Schedule:
     probe: int = 0  # rows evaluated at once to choose a step size or a number of epochs
     validation: int = 0  # rows held out
     stream: bool = False  # whether rows go on coming, each of them once
+    one_epoch: bool = False  # whether no row is visited again
 
 
 @dataclass(frozen=True)
