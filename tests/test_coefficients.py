@@ -137,7 +137,7 @@ def test_places_that_need_more_bits_have_them(bits, row_type):
     """Lists of places up to 2^bits − 1, merged, added to, and cut."""
     segments = Segments.consecutive(2, 3 if bits < 31 else 1, bits)
     last = min(3 << bits, 2**31 - 1) - 1
-    c = Coefficients.empty(segments, "float64")
+    c = Coefficients.empty(segments, TwoLayer(n_hidden=4, dtype="float64"))
     places = np.array([0, (1 << bits) - 1, last - 1] if bits < 31 else [0, last - 1])
     c.set_lists(np.array([0, len(places), len(places)]), places.astype(np.int32), np.arange(1.0, len(places) + 1))
     assert c.rows.dtype == row_type
