@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -43,13 +44,14 @@ def process_group() -> Iterator[None]:
         raise ModuleNotFoundError('training over several processes needs PyTorch; run pip install "kronsgd[torch]".')
     import torch.distributed as dist
 
+    rank, where = os.environ["RANK"], f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
+        socket.getaddrinfo(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))  # torch would look for it for long
         dist.init_process_group("gloo", timeout=PATIENCE)
-    except RuntimeError as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    except (RuntimeError, OSError, ValueError) as error:
         raise ConnectionError(
-            f"rank {os.environ['RANK']} could not join the others at {where} ({str(error).splitlines()[0]}); check that rank 0 "
-            "runs there, that the port is free and open, and GLOO_SOCKET_IFNAME where a host has several networks."
+            f"rank {rank} could not join the others at {where} ({str(error).splitlines()[0]}); check that rank 0 runs there, "
+            "that the port is free and open, and GLOO_SOCKET_IFNAME where a host has several networks."
         ) from error
     try:
         with threads(thread_budget()):
