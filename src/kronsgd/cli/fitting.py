@@ -59,7 +59,9 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def fit_one(task: str, params: dict[str, Any], X: Any, y: Any, weights: Any, groups: Any, *, bar: bool, **how: Any) -> KronEstimator:
+def fit_one(
+    task: str, params: dict[str, Any], X: Any, y: Any, weights: Any, groups: Any, *, bar: bool, **how: Any
+) -> KronEstimator:  # fmt: skip
     """A trained network, or this rank's part of it; its saved parameters do not remember the progress bar."""
     model: Any = make_model(task, {**params, "verbose": bar})
     if over_ranks():

@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "BatchSize", "Calibrate", "CheckpointEvery", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "Groups",
-    "Hidden", "Json", "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter", "Quiet", "Resume",
-    "RunPath",    "SearchList", "Seeds", "TableFile", "Target", "Task", "TestFile", "TestFraction", "TestSetting", "Weight",
+    "BatchSize", "Calibrate", "CheckpointEvery", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds",
+    "Force", "Groups", "Hidden", "Json", "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter",
+    "Quiet", "Resume", "RunPath", "SearchList", "Seeds", "TableFile", "Target", "Task", "TestFile", "TestFraction",
+    "TestSetting", "Weight",
 ]  # fmt: skip
 
 DATA, MODEL, RUN = "Data", "Model", "Run"
