@@ -147,6 +147,13 @@ class EnsembleSection(Section):
     seeds: int = Field(default=1, ge=1, le=1000)
 
 
+class CheckpointSection(Section):
+    """How often the run saves what it has, such as "10 min" or "500 steps", and whether it goes on from what is there."""
+
+    every: str | None = None
+    resume: bool = False
+
+
 class Config(Section):
     """A whole run."""
 
@@ -158,6 +165,7 @@ class Config(Section):
     model: dict[str, Any] = Field(default_factory=dict)
     search: dict[str, Any] = Field(default_factory=dict)
     ensemble: EnsembleSection = Field(default_factory=EnsembleSection)
+    checkpoint: CheckpointSection = Field(default_factory=CheckpointSection)
 
     @property
     def names(self) -> list[str]:
@@ -178,8 +186,8 @@ class Config(Section):
         return used_names(self.expression, self.names)
 
     def resolved(self) -> dict[str, Any]:
-        """Everything but what is unset, as TOML holds it; the search is over and left out."""
-        raw = self.model_dump(exclude_none=True, exclude={"search"})
+        """Everything but what is unset, as TOML holds it; the search and what was resumed are over and left out."""
+        raw = self.model_dump(exclude_none=True, exclude={"search": True, "checkpoint": {"resume"}})
         raw["features"] = {"expression": self.expression}
         if self.validation.fraction is None:  # it was that of the search
             raw["validation"].pop("setting", None)
@@ -282,7 +290,7 @@ def _keys_at(kind: type[BaseModel], place: list[str]) -> list[str]:
     """The keys of the section at `place`."""
     sections: dict[str, type[BaseModel]] = {
         "data": DataSection, "pairs": PairsSection, "features": FeaturesSection, "tables": TableSection,
-        "validation": ValidationSection, "ensemble": EnsembleSection,
+        "validation": ValidationSection, "ensemble": EnsembleSection, "checkpoint": CheckpointSection,
     }  # fmt: skip
     owner: type[BaseModel] = sections.get(place[0], kind) if place else kind
     return list(owner.model_fields)

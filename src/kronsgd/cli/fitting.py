@@ -14,8 +14,10 @@ import numpy as np
 from kronsgd import StopReason
 from kronsgd.cli.data import Data
 from kronsgd.cli.errors import say
+from kronsgd.cli.keeping import Keeping
 from kronsgd.cli.parameters import make_model
 from kronsgd.cli.ranks import over_ranks
+from kronsgd.cli.report import say_plain
 from kronsgd.cli.scores import Prediction, average, predict_rows, scores
 from kronsgd.distributed import Distributed, gathered
 from kronsgd.estimators import KronEstimator
@@ -57,30 +59,36 @@ def plain_warnings() -> Iterator[None]:
         yield
 
 
-def fit_one(task: str, params: dict[str, Any], X: Any, y: Any, weights: Any, groups: Any, *, bar: bool) -> KronEstimator:
+def fit_one(
+    task: str, params: dict[str, Any], X: Any, y: Any, weights: Any, groups: Any, *, bar: bool, **how: Any
+) -> KronEstimator:  # fmt: skip
     """A trained network, or this rank's part of it; its saved parameters do not remember the progress bar."""
     model: Any = make_model(task, {**params, "verbose": bar})
     if over_ranks():
         model = Distributed(model)
     if groups is None:
-        model.fit(X, y, weights)
+        model.fit(X, y, weights, **how)
     elif task == "classification":
         raise ValueError("groups in [pairs] go with --set loss=ranking, which orders numbers; leave them out for classes.")
     else:
-        model.fit(X, y, weights, groups=groups)
+        model.fit(X, y, weights, groups=groups, **how)
     model = model.estimator_ if over_ranks() else model
     model.set_params(verbose=bool(params.get("verbose", False)))
     return model
 
 
-def fit_seeds(data: Data, params: dict[str, Any], n_seeds: int, *, bar: bool) -> list[Fitted]:
+def fit_seeds(data: Data, params: dict[str, Any], n_seeds: int, *, bar: bool, keeping: Keeping | None = None) -> list[Fitted]:
     """A network for each seed from random_state on; after Ctrl-C no further one is begun."""
     problem, out = data.problem, []
     for seed in range(params["random_state"], params["random_state"] + n_seeds):
         started = time.perf_counter()
         own = {**params, "random_state": seed}
-        model = fit_one(problem.task, own, problem.X, problem.y, data.weights, data.groups, bar=bar)
-        seconds = time.perf_counter() - started
+        how = {} if keeping is None else {"checkpoint": keeping.checkpoint(seed)}
+        if keeping is not None and bar and keeping.newest(seed):
+            say_plain(f"going on from {keeping.folder / f'seed-{seed}'}, {keeping.newest(seed)}")
+        model = fit_one(problem.task, own, problem.X, problem.y, data.weights, data.groups, bar=bar, **how)
+        before = sum(record["seconds"] for record in model.history_)  # also of epochs before a stop
+        seconds = max(time.perf_counter() - started, before)
         test = None if problem.X_test is None else predict_rows(model, problem.X_test)
         train = predict_rows(model, problem.X)
         out.append(Fitted(gathered(model) or model, seconds, train, test))

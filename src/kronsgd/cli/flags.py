@@ -39,6 +39,8 @@ class Flags:
     memory_limit: str | None = None
     test_setting: str | None = None
     groups: str | None = None
+    checkpoint_every: str | None = None
+    resume: bool = False
 
 
 def read_toml(path: Path | None) -> dict[str, Any]:
@@ -69,7 +71,9 @@ def merge(raw: dict[str, Any], flags: Flags) -> dict[str, Any]:
         ("validation", "file"): _absolute(flags.test),
         ("validation", "fraction"): flags.test_fraction, ("validation", "setting"): flags.test_setting,
         ("search", "folds"): flags.folds,
-        ("ensemble", "seeds"): flags.seeds, ("model", "n_hidden"): flags.n_hidden,
+        ("ensemble", "seeds"): flags.seeds,
+        ("checkpoint", "every"): flags.checkpoint_every, ("checkpoint", "resume"): flags.resume or None,
+        ("model", "n_hidden"): flags.n_hidden,
         ("model", "batch_size"): flags.batch_size, ("model", "memory_limit"): flags.memory_limit,
     }  # fmt: skip
     for name, text in (split_flag("--option", item) for item in flags.option):

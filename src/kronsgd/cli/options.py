@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 
 __all__ = [
-    "BatchSize", "Calibrate", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds", "Force", "Groups",
-    "Hidden", "Json", "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter", "Quiet", "RunPath",
-    "SearchList", "Seeds", "TableFile", "Target", "Task", "TestFile", "TestFraction", "TestSetting", "Weight",
+    "BatchSize", "Calibrate", "CheckpointEvery", "Column", "ConfigFile", "DataFolder", "Dataset", "Expression", "Folds",
+    "Force", "Groups", "Hidden", "Json", "LoaderOption", "MemoryLimit", "NewTable", "Out", "PairsFile", "Parameter",
+    "Quiet", "Resume", "RunPath", "SearchList", "Seeds", "TableFile", "Target", "Task", "TestFile", "TestFraction",
+    "TestSetting", "Weight",
 ]  # fmt: skip
 
 DATA, MODEL, RUN = "Data", "Model", "Run"
@@ -114,6 +115,21 @@ Hidden = Annotated[int | None, model_option("--n-hidden", help="Number of neuron
 BatchSize = Annotated[int | None, model_option(help="Rows per step (default 64).")]
 MemoryLimit = Annotated[
     str | None, run_option(help='Memory that training may take, such as "8 GiB" (default: 0.9 of what is free).')
+]
+CheckpointEvery = Annotated[
+    str | None,
+    run_option(
+        metavar="TIME",
+        help='Save the state of training to OUT/checkpoints this often: "10 min", "2 h" or "500 steps". Removed at the end.',
+    ),
+]
+Resume = Annotated[
+    bool,
+    run_option(
+        "--resume",
+        help="Go on from OUT/checkpoints to the same result, or start where there are none; a finished run is left as it is. "
+        "Saves every 10 min unless --checkpoint-every says otherwise.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Write JSON instead of a table.", rich_help_panel=RUN)]
 Calibrate = Annotated[

@@ -24,8 +24,11 @@ from kronsgd.estimators import KronEstimator
 from kronsgd.features.serialize import features_from_state, features_state
 
 __all__ = [
+    "CHECKPOINTS",
     "Run",
     "check_target",
+    "check_writable",
+    "is_finished",
     "open_models",
     "open_run",
     "staged",
@@ -34,20 +37,38 @@ __all__ = [
     "write_tables",
 ]
 
+CHECKPOINTS = "checkpoints"
 KNOWN = ("model.kron", "model-*.kron", "config.toml", "history.jsonl", "metrics.json", "predictions.csv", "search.json",
          "loss.png", "fired.png", "predictions.png", "tables.json", "tables")  # fmt: skip
 
 
-def check_target(out: Path, force: bool) -> None:
-    """Raise ValueError unless a run may be written to `out`."""
+def check_target(out: Path, force: bool, resume: bool = False) -> None:
+    """Raise ValueError unless a run may be written to `out`. resume: where checkpoints are it may go on."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; give a folder for the run with --out.")
-    if out.is_dir() and any(out.iterdir()) and not force:
+    kept = (out / CHECKPOINTS).is_dir()
+    if kept and not force and not resume:
+        raise ValueError(
+            f"the folder {out} holds checkpoints of a run; go on with --resume, or give --force to start anew or another --out."
+        )
+    if out.is_dir() and any(out.iterdir()) and not force and not (kept and resume):
         raise ValueError(f"the folder {out} is not empty; give another --out, or --force to replace the run in it.")
     if out.is_dir() and not (out / "tables.json").exists():  # what stands there is the user's own
         own = sorted(path.name for pattern in KNOWN for path in out.glob(pattern))
         if own:
             raise ValueError(f"{out} holds no run, but files that --force would replace: {own}; give another --out.")
+
+
+def check_writable(out: Path) -> None:
+    """Raise OSError where nothing can be written beside `out`: before training, not after it."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}."):
+        pass
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a whole run is there, and nothing to go on with."""
+    return all((out / name).is_file() for name in ("tables.json", "metrics.json")) and not (out / CHECKPOINTS).is_dir()
 
 
 @contextmanager

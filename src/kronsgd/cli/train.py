@@ -6,6 +6,7 @@ from kronsgd.cli.config import build_config
 from kronsgd.cli.flags import Flags, merge, read_toml
 from kronsgd.cli.options import (
     BatchSize,
+    CheckpointEvery,
     Column,
     ConfigFile,
     DataFolder,
@@ -21,6 +22,7 @@ from kronsgd.cli.options import (
     PairsFile,
     Parameter,
     Quiet,
+    Resume,
     SearchList,
     Seeds,
     TableFile,
@@ -43,7 +45,7 @@ def train(
     column: Column = None, test: TestFile = None, test_fraction: TestFraction = None,
     features: Expression = None, set_: Parameter = None, search: SearchList = None, folds: Folds = None,
     seeds: Seeds = None, n_hidden: Hidden = None, batch_size: BatchSize = None, memory_limit: MemoryLimit = None,
-    test_setting: TestSetting = None, groups: Groups = None,
+    test_setting: TestSetting = None, groups: Groups = None, checkpoint_every: CheckpointEvery = None, resume: Resume = False,
 ) -> None:  # fmt: skip
     """Train on a published set or on your own tables, and write a run folder.
 
@@ -54,6 +56,6 @@ def train(
     flags = Flags(
         dataset, data, option or [], task, table or [], pairs, target, weight, column or [], features, test,
         test_fraction, set_ or [], search or [], folds, seeds, n_hidden, batch_size, memory_limit,
-        test_setting, groups,
+        test_setting, groups, checkpoint_every, resume,
     )  # fmt: skip
     run_training(build_config(merge(read_toml(config), flags)), out, force=force, quiet=quiet)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import time
-from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,21 @@ from kronsgd.cli.config import Config
 from kronsgd.cli.data import Data, load_data
 from kronsgd.cli.errors import say
 from kronsgd.cli.fitting import Fitted, committee, fit_seeds, mean_and_deviation, plain_warnings, score_parts
+from kronsgd.cli.keeping import Keeping, read_keeping
 from kronsgd.cli.parameters import changed, defaults, make_model
 from kronsgd.cli.plan import plan_problem
 from kronsgd.cli.ranks import first_rank, over_ranks, process_group
 from kronsgd.cli.report import console, facts, number, say_plain, score_table, show_table
-from kronsgd.cli.runfolder import check_target, staged, write_json, write_predictions, write_tables
+from kronsgd.cli.runfolder import (
+    CHECKPOINTS,
+    check_target,
+    check_writable,
+    is_finished,
+    staged,
+    write_json,
+    write_predictions,
+    write_tables,
+)
 from kronsgd.cli.search import Result, Search, apply_setting, folds_of, read_search, run_search
 from kronsgd.datasets import Problem
 from kronsgd.estimators.planning import engine_over_ranks
@@ -38,9 +47,13 @@ LOSS_LABELS = {
 
 def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None:
     """Search if asked for, train, evaluate, write `out`. Exits with 1 if training diverged."""
+    keeping, quiet = read_keeping(config, out), quiet or not first_rank()
+    if keeping is not None and keeping.resume and is_finished(out):
+        if not quiet:
+            say_plain(f"the run in {out.resolve()} is finished; there is nothing to go on with.")
+        return
     if first_rank():
-        check_target(out, force)
-    quiet = quiet or not first_rank()
+        _check_out(out, force, keeping)
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError('the figures of a run need matplotlib; run pip install "kronsgd[plots]".')
     search = read_search(config)
@@ -49,24 +62,51 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
             f'setting="{config.validation.setting}" in [validation] says which rows are held out, but none are; give '
             "--test-fraction 0.2 (fraction in TOML), or something to search."
         )
-    with process_group(), staged(out) if first_rank() else nullcontext() as folder, plain_warnings():
-        if search is not None:
-            config = _choose(config, search, folder, quiet=quiet)
+    with process_group(), plain_warnings():
+        found = None if search is None else _searched(config, search, keeping, quiet=quiet)
+        config = config if found is None else apply_setting(config, found["best"])
         data = load_data(config)
         if not quiet:
             _announce(config, data)
-        fitted = fit_seeds(data, config.model, config.ensemble.seeds, bar=not quiet)
-        if folder is None:
+        fitted = fit_seeds(data, config.model, config.ensemble.seeds, bar=not quiet, keeping=keeping)
+        if not first_rank():
             return
         metrics = _metrics(data, fitted)
-        _write(folder, config, data, fitted, metrics)
+        with staged(out) as folder:
+            if found is not None:
+                write_json(folder / "search.json", found)
+            _write(folder, config, data, fitted, metrics)
+    if keeping is not None and fitted[-1].model.stop_reason_ is not StopReason.INTERRUPTED:
+        keeping.clear()
     if not quiet:
-        _conclude(config, fitted, metrics, out)
+        _conclude(config, fitted, metrics, out, keeping)
     if any(one.model.stop_reason_ is StopReason.DIVERGED for one in fitted):
         raise typer.Exit(1)  # fit has already warned; the folder is there to look at
 
 
-def _choose(config: Config, search: Search, folder: Path | None, *, quiet: bool) -> Config:
+def _check_out(out: Path, force: bool, keeping: Keeping | None) -> None:
+    """ValueError or OSError unless the run may be written to `out`; what --force replaces of checkpoints goes now."""
+    resume = keeping is not None and keeping.resume
+    check_target(out, force, resume)
+    check_writable(out)
+    if force and not resume:
+        Keeping(out / CHECKPOINTS, None, None, False).clear()
+
+
+def _searched(config: Config, search: Search, keeping: Keeping | None, *, quiet: bool) -> dict[str, Any]:
+    """What search.json holds: from the run that this one goes on from, or by searching."""
+    found = None if keeping is None else keeping.searched(config)
+    if found is not None:
+        if not quiet:
+            say_plain(f"searched before: {found['best']}")
+        return found
+    found = _search(config, search, quiet=quiet)
+    if keeping is not None and first_rank():
+        keeping.keep_search(config, found)
+    return found
+
+
+def _search(config: Config, search: Search, *, quiet: bool) -> dict[str, Any]:
     from rich.progress import Progress
 
     first = apply_setting(config, search.settings[0])
@@ -80,14 +120,12 @@ def _choose(config: Config, search: Search, folder: Path | None, *, quiet: bool)
         task = bar.add_task(label, total=n_folds * len(search.settings))
         results = run_search(config, search, lambda: bar.advance(task))
     best = min(results, key=lambda result: result.mean)
-    if folder is not None:
-        write_json(folder / "search.json", {
-            "score": score, "n_folds": n_folds, "best": best.setting,
-            "results": [{"setting": r.setting, "mean": r.mean, "folds": r.losses, "seconds": r.seconds} for r in results],
-        })  # fmt: skip
     if not quiet:
         _show_search(results, best, f"{score}, mean over held-out folds ({n_folds}; test rows not used)")
-    return apply_setting(config, best.setting)
+    return {
+        "score": score, "n_folds": n_folds, "best": best.setting,
+        "results": [{"setting": r.setting, "mean": r.mean, "folds": r.losses, "seconds": r.seconds} for r in results],
+    }  # fmt: skip
 
 
 def _show_search(results: list[Result], best: Result, title: str) -> None:
@@ -171,7 +209,9 @@ def _write(folder: Path, config: Config, data: Data, fitted: list[Fitted], metri
     plot(y, shown.values, folder / "predictions.png", title=f"{problem.name}: {part}")
 
 
-def _conclude(config: Config, fitted: list[Fitted], metrics: dict[str, Any], out: Path) -> None:
+def _conclude(
+    config: Config, fitted: list[Fitted], metrics: dict[str, Any], out: Path, keeping: Keeping | None
+) -> None:  # fmt: skip
     columns = {}
     for part in [name for name in ("train", "test") if name in metrics]:
         single = metrics.get(f"{part}_single_seed")
@@ -191,4 +231,5 @@ def _conclude(config: Config, fitted: list[Fitted], metrics: dict[str, Any], out
     say_plain(f"written: {out.resolve()}")
     say_plain(f"pictures: {', '.join(str(path.resolve()) for path in sorted(out.glob('*.png')))}")
     if reason is StopReason.INTERRUPTED:
-        say("warning", "training was interrupted; the model so far was kept.")
+        going_on = "" if keeping is None else " Go on with --resume."
+        say("warning", f"training was interrupted; the model so far was kept.{going_on}")
