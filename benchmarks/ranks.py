@@ -47,6 +47,14 @@ def exchange_of(size: int, rank: int, master: str) -> Exchange:
     return TorchExchange()
 
 
+def leave(exchange: Exchange) -> None:
+    """The process group; gloo's threads do not survive the end of a process that is in one."""
+    if exchange.shared:
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+
+
 def work(rank: int, size: int, master: str, n_rows: int, n_hidden: int) -> None:
     """An epoch, then timed steps, on one core; print seconds a step and a digest of the whole network's arrays."""
     os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[rank]])
@@ -66,6 +74,7 @@ def work(rank: int, size: int, master: str, n_rows: int, n_hidden: int) -> None:
         arrays = join(shards)
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(arrays[name]).tobytes() for name in sorted(arrays)))
         print(json.dumps({"seconds": seconds, "digest": digest.hexdigest()}))
+    leave(exchange)
 
 
 def sent(rank: int, size: int, master: str) -> None:
@@ -80,6 +89,7 @@ def sent(rank: int, size: int, master: str) -> None:
         out[name] = exchange.n_sent - before
     if rank == 0:
         print(json.dumps(out))
+    leave(exchange)
 
 
 def ranks(size: int, *arguments: object) -> dict[str, Any]:
