@@ -8,6 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pytest
+
 OPTIONAL = ["torch", "matplotlib", "typer", "rich", "pyarrow", "pydantic"]
 DEPENDENCIES = "numpy, scipy.sparse, scipy.linalg, numba, sklearn.base, sklearn.preprocessing, safetensors, tqdm.auto"
 
@@ -55,6 +58,17 @@ with tempfile.TemporaryDirectory() as folder:
 print(json.dumps([same, sorted(set(blocked) & set(sys.modules))]))
 """)
     assert result == [True, []]
+
+
+def test_torch_engine_says_what_to_install(monkeypatch):
+    """Before anything is made of the rows."""
+    import kronsgd
+
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    with pytest.raises(ModuleNotFoundError, match=r'run pip install "kronsgd\[torch\]", or use engine="scan"\.$'):
+        kronsgd.KronRegressor(8, engine="torch").fit(x, x[:, 0])
+    assert kronsgd.plan(x, 8).engine is not None
 
 
 def test_public_names():

@@ -10,6 +10,7 @@ import pytest
 import scipy.sparse as sp
 from sklearn.exceptions import ConvergenceWarning
 
+from helpers.engines import TORCH
 from kronsgd import Dense, Kernel, KronClassifier, KronRegressor, OneHot, Sparse, load
 from kronsgd import initial as initial_module
 from kronsgd.engines import ScanEngine
@@ -72,7 +73,7 @@ def stream(model, X, y, size, between=lambda model: model):
 
 
 @pytest.mark.parametrize("size", [1, 8])
-@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense"])
+@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense", *TORCH])
 @pytest.mark.parametrize("kind", EXPRESSIONS)
 def test_replay_is_an_epoch(kind, engine, size):
     X, options = expression(kind), {**OPTIONS, "engine": engine, "batch_size": size}
@@ -86,7 +87,7 @@ def test_replay_is_an_epoch(kind, engine, size):
     assert part.n_iter_ == -(-N // size)
 
 
-@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense", "grid"])
+@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense", "grid", *TORCH])
 def test_replay_of_a_regression(engine):
     """The targets' mean and scale are those of the first call: here, of every batch."""
     X, y = expression("sums"), np.tile([1.0, -1.0, -1.0, 1.0, 1.0, -1.0], N // 6)
@@ -98,7 +99,7 @@ def test_replay_of_a_regression(engine):
     np.testing.assert_allclose(part.output_weights_, whole.output_weights_, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense"])
+@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense", *TORCH])
 def test_rows_that_repeat_do_not_grow_the_model(engine):
     rng = np.random.default_rng(0)
     rows = np.concatenate([np.arange(5), rng.integers(0, 20, size=85)])
@@ -121,7 +122,7 @@ def test_long_stream_in_single_precision():
     np.testing.assert_allclose(part.decision_function(X), whole.decision_function(X), rtol=0, atol=1e-4 * scale)
 
 
-@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense", "grid"])
+@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense", "grid", *TORCH])
 @pytest.mark.parametrize("how", ["save", "pickle"])
 @pytest.mark.parametrize("kind", ["pairs", "kernel", "nested", "array"])
 def test_saving_in_the_middle_changes_no_bit(tmp_path, kind, how, engine):
@@ -289,7 +290,7 @@ def arrays_of(model):
     return {name: array.tobytes() for name, array in arrays.items() if name != "squared_norms"}  # a bound, not the model
 
 
-@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense", "grid"])
+@pytest.mark.parametrize("engine", ["scan", "tree", "eager", "dense", "grid", *TORCH])
 @pytest.mark.parametrize("options", [{}, {"train_output": True}, {"alpha": 0.1}, {"normalize": False}])
 @pytest.mark.parametrize("size", [2, 30])
 def test_a_step_that_throws_the_model_off_is_undone(engine, options, size):

@@ -123,6 +123,19 @@ def test_scan_and_torch_continue_each_other(alpha):
     assert relative(here["torch"], here["scan"]) < 1e-12
 
 
+def test_lists_are_written_and_read_tile_by_tile(monkeypatch):
+    network, features, targets = problem(n=90, m=150)
+    state, copy = (ENGINE.initialize(network, features) for _ in range(2))
+    steps(ENGINE, state, targets, 20)
+    whole, nnz = ENGINE.arrays(state), state.coefficients.nnz
+    monkeypatch.setattr("kronsgd.engines.tensors.TILE", 200)  # two neurons, or one row
+    tiled = ENGINE.arrays(state)
+    assert all(np.array_equal(array, tiled[name]) for name, array in whole.items())
+    assert nnz == state.coefficients.nnz == len(whole["values"]) > 1000
+    ENGINE.restore(copy, tiled)
+    assert torch.equal(copy.coefficients.used, state.coefficients.used)
+
+
 def test_repeated_rows_in_the_other_engines_tails_are_added_up():
     network, features, targets = problem(n=90)
     scan = ScanEngine()

@@ -12,6 +12,7 @@ from kronsgd.network import TwoLayer
 from kronsgd.testing import EXPRESSIONS
 
 ENGINES = {name: engine for name, engine in engines.ENGINES.items() if name != "torch" or find_spec("torch")}  # that can run
+TORCH = [name for name in ENGINES if name == "torch"]
 
 
 def problem(n=30, m=40, dtype="float64", **options):

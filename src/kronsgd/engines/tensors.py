@@ -28,7 +28,7 @@ __all__ = ["DenseCoefficients", "Panels", "Starts"]
 
 Array = NDArray[Any]
 Rows = NDArray[np.int64]
-TILE = 1 << 24  # numbers of α that are looked at together when it is written as lists or counted
+TILE = 1 << 22  # numbers of α that are looked at together when it is written as lists or counted
 
 
 @dataclass
@@ -143,7 +143,7 @@ class DenseCoefficients:
     @property
     def nnz(self) -> int:
         """Number of coefficients that are not 0. Cost: n·m."""
-        return sum(int((part != 0).sum()) for part in self.used.split(max(1, TILE // self.network.n_hidden)))
+        return sum(int(part.count_nonzero()) for part in self.used.split(max(1, TILE // self.network.n_hidden)))
 
     def add_products(self, start: Any, panel: Any) -> Any:
         """start + αᵀ K, in the memory of `start`. Shape: start (S, m), panel (n, S). Cost: 2·S·n·m flops."""
@@ -185,10 +185,10 @@ class DenseCoefficients:
         counts, rows, values = [np.zeros(1, dtype=np.int64)], [np.zeros(0, np.int32)], [np.zeros(0, self.network.dtype)]
         for part in self.used.split(max(1, TILE // max(self.n_rows, 1)), dim=1):
             own = part.T.contiguous()
-            present = own != 0
-            counts.append(self.device.numpy(present.sum(dim=1)))
-            rows.append(self.device.numpy(present.nonzero()[:, 1]).astype(np.int32))
-            values.append(self.device.numpy(own[present]))
+            neurons, columns = own.nonzero().unbind(dim=1)
+            counts.append(np.bincount(self.device.numpy(neurons), minlength=len(own)))
+            rows.append(self.device.numpy(columns).astype(np.int32))
+            values.append(self.device.numpy(own[neurons, columns]))
         return np.cumsum(np.concatenate(counts)), np.concatenate(rows), np.concatenate(values)
 
     def matrix(self) -> sp.csr_array:

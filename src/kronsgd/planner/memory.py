@@ -34,6 +34,7 @@ ROW_VECTORS = 9  # numbers of 8 bytes for each row: weights, shuffled order, bat
 GROWN = 0.84  # of all coefficients are in the lists that the last compaction of an only epoch finds (measured: 0.71 to 0.83)
 TARGET_VECTORS = 4  # copies of the targets
 COPIES = 4  # of α's lists, kept as the best model and while they are written anew
+WORKSPACE = 72 << 20  # of PyTorch's matrix products (63 MiB were measured on a processor)
 ON_GPU = "torch on a GPU"  # the engine, where its device has memory of its own
 
 
@@ -248,7 +249,7 @@ def device_parts(p: Problem) -> Parts:
         "tables": _grams(p.kept(), item)[0] + sum(float(t.entities) for t in p.kept(m * rank)) * m * rank * item,
         "rows": n * (item + 4.0 * groups), "panel": n * size * item * (1.0 + min(groups, 2)),
         "hidden": size * m * item * ((1.0 + min(groups, 2)) * rank + 3) + 2.0 * m * c * item,
-        "lists": tile * (item + 2.0 + p.alpha_last * (16.0 + item)),
+        "lists": tile * (item + p.alpha_last * (24.0 + item)), "workspace": float(WORKSPACE),
     }  # fmt: skip
 
 
