@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +22,8 @@ import numpy as np
 import kronsgd as ks
 from benchmarks.common import commit, report
 from kronsgd.estimators.planning import planned
-from kronsgd.parallel import threads
 from kronsgd.planner.memory import peak_bytes
-from kronsgd.training import epoch_batches, train_step
+from kronsgd.training import loop, train_step
 
 ENTITIES, COLUMNS, PAIRS, NEURONS = 2000, 128, 1_000_000, 1024
 TEST, SECONDS = 20_000, 150.0  # rows held back; of steps of the scan engine, whose whole epoch takes longer
@@ -94,38 +96,37 @@ def run_grid(X: ks.Features, y: Any, n_hidden: int = NEURONS, seconds: float = S
 
 
 def run_scan(X: ks.Features, y: Any, n_hidden: int = NEURONS, seconds: float = SECONDS, test: int = TEST) -> dict[str, Any]:
-    """`fit` up to its first step, with the automatic step size, then real steps for some seconds."""
+    """`fit`, with the automatic step size, interrupted after some seconds of its steps."""
     model, base = model_of("scan", n_hidden), memory("VmRSS")
-    train, targets = X[test:], y[test:, None]
-    n, losses, times = train.n_rows, [], []
+    train = X[test:]
     plan, planning = timed(lambda: ks.plan(train, n_hidden, engine="scan", max_iter=1))
-    with threads():
+    ends: list[float] = []
+    losses, fired = [], 0
+
+    def step(*arguments: Any) -> tuple[float, int]:
+        nonlocal fired
+        if not ends:
+            ends.append(time.perf_counter())
+        loss, n_fired = train_step(*arguments)
+        ends.append(time.perf_counter())
+        losses.append(loss / 64)
+        fired += n_fired
+        if ends[-1] - ends[0] > seconds:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss, n_fired
+
+    with unittest.mock.patch.object(loop, "train_step", step):
         started = time.perf_counter()
-        weights = np.ones(n)
-        numbers = model._start(train, train, targets, 0)
-        model._set_learning_rate(targets, weights)
-        batches = epoch_batches(n, 64, shuffle=True, seed=0, epoch=0)
-        model._engine.begin_epoch(model.state_)
-        setting_up, started, fired = time.perf_counter() - started, time.perf_counter(), 0
-        for batch in batches:
-            before = time.perf_counter()
-            loss, n_fired = train_step(
-                model._engine, model.state_, model._loss, numbers[batch], targets[batch], weights[batch],
-                model.learning_rate_, 0.0,
-            )  # fmt: skip
-            losses.append(loss / len(batch))
-            times.append(time.perf_counter() - before)
-            fired += n_fired
-            if time.perf_counter() - started > seconds:
-                break
-    used, alpha = memory("VmHWM") - base, model.state_.coefficients
-    density = alpha.nnz / (n * n_hidden)
+        model.fit(train, y[test:])
+    used, times = memory("VmHWM") - base, np.diff(ends)
+    density = model.state_.coefficients.nnz / (train.n_rows * n_hidden)
     problem = replace(planned(model, model.state_.network, train).problem, alpha=density, alpha_last=density)
-    tenth = max(len(times) // 10, 1)
+    tenth, n_steps = max(len(times) // 10, 1), -(-train.n_rows // 64)
     return {
-        "engine": "scan", "steps": len(times), "epoch s": float(np.mean(times)) * len(batches), "set-up s": setting_up,
-        "planning s": planning, "planned s": plan.costs["scan"].epoch_seconds, "first steps ms": 1e3 * np.median(times[:tenth]),
-        "last steps ms": 1e3 * np.median(times[-tenth:]), "α %": 100 * density, "share of the epoch": len(times) / len(batches),
+        "engine": "scan", "steps": len(times), "epoch s": float(np.mean(times)) * n_steps, "set-up s": ends[0] - started,
+        "planning s": planning, "planned s": plan.costs["scan"].epoch_seconds,
+        "first steps ms": 1e3 * float(np.median(times[:tenth])), "last steps ms": 1e3 * float(np.median(times[-tenth:])),
+        "α %": 100 * density, "share of the epoch": len(times) / n_steps,
         "fired %": 100 * fired / (len(times) * 64 * n_hidden), "loss, first to last tenth":
         f"{np.mean(losses[:tenth]):.3f} → {np.mean(losses[-tenth:]):.3f}", "memory GiB": used,
         "planned GiB": plan.costs["scan"].memory / 2**30,

@@ -151,6 +151,24 @@ def test_places_that_need_more_bits_have_them(bits, row_type):
     assert indptr.tolist() == [0, len(places) + 1, len(places) + 2]
 
 
+def test_panels_are_made_a_tile_at_a_time_and_none_before_anything_is_learned():
+    network, features, targets = problem(n=300)
+    engine = ScanEngine()
+    state = engine.initialize(network, features)
+    dense, exact = DenseEngine(), DenseEngine().initialize(network, features)
+    start = engine.hidden(state, engine.forward(state, np.arange(200)))
+    assert "panel" not in state.buffers._kept
+    np.testing.assert_allclose(start, dense.hidden(exact, dense.forward(exact, np.arange(200))), atol=1e-12)
+    steps(engine, state, targets, 20)
+    rows = np.arange(7, 207)
+    outputs = engine.forward(state, rows).outputs
+    assert state.buffers._kept["panel"].size == 300 * 64
+    parts = [engine.forward(state, rows[k : k + 64]).outputs for k in range(0, 192, 64)]
+    np.testing.assert_array_equal(outputs[:192], np.concatenate(parts))
+    whole = state.gram.panel(rows, 64).copy()
+    np.testing.assert_array_equal(np.array([tile.copy() for tile in state.gram.tiles(rows, 64)]), whole)
+
+
 def test_slices_hold_about_as_many_coefficients_whatever_the_density():
     segments = Segments.of(np.array([0, 8, 16]), 8192)
     cut = [segments.cut_for(share, 4).slice_bits for share in (0.0, 0.02, 0.04, 0.1, 0.3, 1.0)]

@@ -336,6 +336,26 @@ def test_auto_batching_follows_the_engine():
         trained("scan", X, target(X), batching="block")
 
 
+def test_strips_are_empty_while_nothing_is_learned():
+    """Rows all over the grid, as those that a step size is chosen from: nothing is contracted, and nothing is left behind."""
+    X = pairs()[2]
+    network, rows = TwoLayer(n_hidden=30, output_scale=1.0, dtype="float64"), np.arange(0, X.n_rows, 3)
+    fresh, probed = (GridEngine().initialize(network, X) for _ in range(2))
+    engine, dense = GridEngine(), DenseEngine()
+    exact, activations = dense.initialize(network, X), engine.forward(probed, rows)
+    assert len(activations.block.tiles) > 1
+    assert activations.strip.h.size == 0
+    start = dense.hidden(exact, dense.forward(exact, rows))
+    np.testing.assert_allclose(engine.hidden(probed, activations), start, atol=1e-12)
+    for _ in range(3):
+        for state in (fresh, probed):
+            activations = engine.forward(state, rows)
+            slopes = activations.outputs - target(X)[rows, None]
+            engine.update(state, engine.backward(state, activations, slopes, 0.01))
+    assert activations.strip.h.shape[1] == probed.shape[0]
+    np.testing.assert_array_equal(engine.hidden_weights(fresh), engine.hidden_weights(probed))
+
+
 def test_forward_after_forward_over_a_part_of_the_last_strip():
     """Strips of 64 lanes with few entities must not be read as strips of 16 lanes."""
     rng = np.random.default_rng(0)

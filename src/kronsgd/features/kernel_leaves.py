@@ -64,7 +64,8 @@ class Kernel(SpanLeaf):
     """A precomputed kernel between entities; `new_entities` brings in entities that the table does not have.
 
     Parameters: gram (entities, entities), symmetric and positive semi-definite; normalize: scale to k(e, e) = 1;
-    psd: "check" refuses a table with negative eigenvalues, "clip" sets them to 0.
+    psd: "check" refuses a table with negative eigenvalues, "clip" sets them to 0. A table that is mapped from a file is read:
+    its inverse root, which w(0) is drawn with, takes as much memory.
     """
 
     def __init__(self, gram: ArrayLike, *, normalize: bool = True, psd: str = "check") -> None:

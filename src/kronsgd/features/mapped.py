@@ -59,10 +59,9 @@ class MappedRows:
     ndim = 2
 
     def __init__(self, raw: Array, treatment: Treatment) -> None:
-        self._raw, self._treatment, self._chosen = raw, treatment, None
+        self._raw, self._treatment = raw, treatment
+        self._chosen: NDArray[np.int64] | None = None  # rows of the file; None: all
         self.dtype = np.dtype(raw.dtype if raw.dtype in (np.float32, np.float64) else np.float32)
-
-    _chosen: NDArray[np.int64] | None
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -85,7 +85,7 @@ def _grams(tables: Sequence[Table], itemsize: int) -> tuple[float, float]:
     """(bytes of the inner products between entities, most that is alive on top while they are made)."""
     made = [float(t.entities) ** 2 for t in tables]
     extra = [
-        count * (t.itemsize * t.gram_arrays - (itemsize if t.itemsize == itemsize else 0)) + t.scratch
+        count * max(t.itemsize * t.gram_arrays - itemsize, t.itemsize if t.itemsize != itemsize else 0) + t.scratch
         for count, t in zip(made, tables, strict=True)
     ]
     return itemsize * sum(made), max(extra, default=0.0)
@@ -150,7 +150,7 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
     if not at_once:  # no panel is made before anything is learned
         fresh |= {"entity inner products": 0.0, "panel": 0.0, "entity panels": 0.0}
     stages = [
-        {**state, "making inner products": making_grams},
+        {**state, "starting values": 0.0 if at_once else started, "making inner products": making_grams},
         {**fresh, "making starting values": making},
         {**fresh, "choosing the step": _tangent(p)},
         {**state, **compacting},
