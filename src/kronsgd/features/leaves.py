@@ -22,6 +22,7 @@ __all__ = ["Dense", "Leaf", "OneHot", "Sparse"]
 
 Array = NDArray[Any]
 logger = logging.getLogger("kronsgd")
+SMALLEST_NORM = 1e-150
 DOMINANT = 0.95  # share of a table's squared norm in one column that is worth a warning
 
 
@@ -46,7 +47,9 @@ class Dense(Leaf):
             moved = np.asarray(array - self.mean, dtype=array.dtype)
             array = np.where(np.abs(moved) > noise, moved, np.zeros_like(moved))  # a row equal to the centre is 0, not noise
         if self.scale is not None:
-            array = np.asarray(array * _safe_inverse(self.scale), dtype=array.dtype)
+            with np.errstate(over="ignore"):
+                array = np.asarray(array * _safe_inverse(self.scale), dtype=array.dtype)
+            check_finite("Dense(array), once its columns are scaled,", array)  # a deviation may be too small to divide by
         elif normalize:
             _warn_of_dominant_column(array)
         self.array: Array = _unit_rows(array) if normalize else array.copy()
@@ -134,7 +137,7 @@ class Sparse(Leaf):
             raise ValueError(f"Sparse(matrix) has shape {csr.shape}; at least one row and one column are needed.")
         csr = csr.astype(csr.dtype if csr.dtype in (np.float32, np.float64) else np.float32)
         csr.sum_duplicates()
-        check_finite("Sparse(matrix).data", csr.data)
+        check_finite("Sparse(matrix)", csr.data, lambda k: (_row_of_entry(csr, k), int(csr.indices[k])))
         if normalize:
             norms = np.sqrt(np.asarray(csr.multiply(csr).sum(axis=1), dtype=np.float64).ravel())
             csr = sp.csr_array(sp.diags_array(_safe_inverse(norms)) @ csr, dtype=csr.dtype)
@@ -299,6 +302,10 @@ def _warn_of_dominant_column(array: Array) -> None:
         )  # fmt: skip
 
 
+def _row_of_entry(csr: Any, k: int) -> int:
+    return int(np.searchsorted(csr.indptr, k, side="right")) - 1
+
+
 def _safe_inverse(norms: Array) -> Array:
     """1 / norms, with 1 where the norm is 0."""
     return 1.0 / np.where(norms == 0, 1.0, norms)
@@ -307,4 +314,10 @@ def _safe_inverse(norms: Array) -> Array:
 def _unit_rows(array: Array) -> Array:
     """Rows scaled to norm 1 in float64, then rounded to the array's own precision."""
     norms = np.linalg.norm(array.astype(np.float64, copy=False), axis=1)
+    extreme = (norms < SMALLEST_NORM) | (norms > 1 / SMALLEST_NORM)  # whose squares are no numbers, or have lost digits
+    if extreme.any():
+        largest = np.abs(array[extreme]).max(axis=1, keepdims=True)
+        array = array.copy()
+        array[extreme] /= np.where(largest > 0, largest, 1)
+        norms[extreme] = np.linalg.norm(array[extreme].astype(np.float64), axis=1)
     return np.asarray(array * _safe_inverse(norms)[:, None], dtype=array.dtype)
