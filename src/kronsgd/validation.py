@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -75,16 +75,20 @@ def check_switch(name: str, value: Any) -> None:
         raise TypeError(f"{name}={value!r} is neither True nor False; give one of them.")
 
 
-def check_finite(name: str, array: NDArray[Any]) -> None:
-    """Raise ValueError naming the first NaN or infinity in `array`."""
+def check_finite(name: str, array: NDArray[Any], place: Callable[[int], tuple[int, ...]] | None = None) -> None:
+    """Raise ValueError naming the first NaN or infinity in `array`.
+
+    place: the position of entry k to name, where the array holds the entries of another (a sparse one).
+    """
     if array.dtype.kind != "f" or np.isfinite(array.sum(dtype=np.float64)):
         return
     bad = np.argwhere(~np.isfinite(array))
     if len(bad):
         where = tuple(int(i) for i in bad[0])
         word = "NaN" if np.isnan(array[where]) else "infinity"
+        shown = where if place is None else place(where[0])
         raise ValueError(
-            f"{name} contains {word} at position {where} ({len(bad)} such values in all); only finite numbers are "
+            f"{name} contains {word} at position {shown} ({len(bad)} such values in all); only finite numbers are "
             "allowed: drop these rows or fill them in, for example with sklearn.impute.SimpleImputer."
         )
 

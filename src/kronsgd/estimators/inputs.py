@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_array, column_or_1d, validate_data
 from kronsgd.features.base import Features
 from kronsgd.features.leaves import Dense
 from kronsgd.validation import check_array as checked
+from kronsgd.validation import check_finite
 
 __all__ = ["ArrayMap", "check_targets", "check_weights", "read_rows"]
 
@@ -54,8 +55,10 @@ def read_rows(estimator: Any, X: Any, *, reset: bool, minimum: int = 1) -> Featu
     """`X` as a feature expression, or as a checked array of floats. ValueError for bad or too few rows."""
     if not isinstance(X, Features):
         array = validate_data(
-            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=minimum, order="C"
-        )
+            estimator, X, reset=reset, dtype=[np.float64, np.float32], ensure_min_samples=minimum, order="C",
+            ensure_all_finite=False,
+        )  # fmt: skip
+        check_finite("X", array)  # which says where
         return np.asarray(array)
     if X.n_rows < minimum:
         raise ValueError(f"{X.expression()} has n_samples={X.n_rows}; at least {minimum} rows are needed.")
@@ -70,7 +73,8 @@ def check_targets(y: Any, n_rows: int, *, numeric: bool) -> Array:
         if np.asarray(y).dtype.kind in "US":
             first = str(np.asarray(y).flat[0])
             raise ValueError(f"y holds text, such as {first!r}; give numbers, or use KronClassifier for labels.")
-        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", ensure_min_samples=1)
+        y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y", ensure_min_samples=1, ensure_all_finite=False)
+        check_finite("y", y)
         if y.ndim > 2:
             raise ValueError(f"y has shape {y.shape}; give one number per row, or a 2-D array with a column per output.")
         if y.ndim == 2 and y.shape[1] == 1:
@@ -88,7 +92,8 @@ def check_weights(sample_weight: Any, n_rows: int) -> Array:
         return np.ones(n_rows)
     if np.isscalar(sample_weight):
         sample_weight = np.full(n_rows, sample_weight)
-    weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight")
+    weights = check_array(sample_weight, ensure_2d=False, dtype=np.float64, input_name="sample_weight", ensure_all_finite=False)
+    check_finite("sample_weight", weights)
     if weights.shape != (n_rows,):
         raise ValueError(f"sample_weight has shape {weights.shape}; Sample weights must be 1D array or scalar, ({n_rows},).")
     if (weights < 0).any() or not weights.any():

@@ -27,6 +27,12 @@ def inverse_norms(features: Features, normalize: bool) -> Array:
     if not normalize:
         return np.ones(features.n_rows)
     norms = np.sqrt(np.maximum(features.squared_norms(), 0))
+    if not np.isfinite(norms.sum()):
+        k = int(np.argmin(np.isfinite(norms)))
+        raise ValueError(
+            f"row {k} of {features.expression()} has a norm beyond what floating point holds; scale its tables, or leave "
+            "normalize=True to them."
+        )
     return np.asarray(1.0 / np.where(norms == 0, 1.0, norms))
 
 

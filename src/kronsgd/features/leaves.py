@@ -158,7 +158,7 @@ class Sparse(Leaf):
             raise ValueError(f"Sparse(matrix) has shape {csr.shape}; at least one row and one column are needed.")
         csr = csr.astype(csr.dtype if csr.dtype in (np.float32, np.float64) else np.float32)
         csr.sum_duplicates()
-        check_finite("Sparse(matrix).data", csr.data)
+        check_finite("Sparse(matrix)", csr.data, lambda k: (_row_of_entry(csr, k), int(csr.indices[k])))
         if normalize:
             norms = np.sqrt(np.asarray(csr.multiply(csr).sum(axis=1), dtype=np.float64).ravel())
             csr = sp.csr_array(sp.diags_array(safe_inverse(norms)) @ csr, dtype=csr.dtype)
@@ -340,3 +340,7 @@ def _warn_of_dominant_column(rows: MappedRows) -> None:
             "count; pass scale=True (and center=True) if the columns have different units.",
             int(energy.argmax()), 100 * energy.max() / energy.sum(), *rows.shape,
         )  # fmt: skip
+
+
+def _row_of_entry(csr: Any, k: int) -> int:
+    return int(np.searchsorted(csr.indptr, k, side="right")) - 1

@@ -10,10 +10,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from kronsgd.validation import check_finite
+
 __all__ = ["IN_MEMORY", "MappedRows", "Treatment", "column_statistics", "is_mapped", "safe_inverse", "same_start"]
 
 Array = NDArray[Any]
 IN_MEMORY = 1 << 25  # bytes of a table that is simply read, for then each of its rows is read once
+SMALLEST_NORM = 1e-150
 CHUNK = 1 << 18  # numbers of a table that are looked at at a time
 
 
@@ -37,16 +40,27 @@ class Treatment:
             moved = np.asarray(rows - self.mean, dtype=rows.dtype)
             rows = np.where(np.abs(moved) > noise, moved, np.zeros_like(moved))  # a row equal to the centre is 0, not noise
         if self.scale is not None:
-            rows = np.asarray(rows * safe_inverse(self.scale), dtype=rows.dtype)
+            with np.errstate(over="ignore"):
+                rows = np.asarray(rows * safe_inverse(self.scale), dtype=rows.dtype)
+            check_finite("Dense(array), once its columns are scaled,", rows)  # a deviation may be too small to divide by
         return rows
 
     def __call__(self, rows: Array) -> Array:
         """All of it, in memory of its own; norms are taken in float64. Shape: (n, d)."""
         rows = self.columns(rows)
-        if not self.normalize:
-            return rows.copy()
-        norms = np.linalg.norm(rows.astype(np.float64, copy=False), axis=1)
-        return np.asarray(rows * safe_inverse(norms)[:, None], dtype=rows.dtype)
+        return _unit_rows(rows) if self.normalize else rows.copy()
+
+
+def _unit_rows(rows: Array) -> Array:
+    """Rows scaled to norm 1 in float64, then rounded to their own precision."""
+    norms = np.linalg.norm(rows.astype(np.float64, copy=False), axis=1)
+    extreme = (norms < SMALLEST_NORM) | (norms > 1 / SMALLEST_NORM)  # whose squares are no numbers, or have lost digits
+    if extreme.any():
+        largest = np.abs(rows[extreme]).max(axis=1, keepdims=True)
+        rows = rows.copy()
+        rows[extreme] /= np.where(largest > 0, largest, 1)
+        norms[extreme] = np.linalg.norm(rows[extreme].astype(np.float64), axis=1)
+    return np.asarray(rows * safe_inverse(norms)[:, None], dtype=rows.dtype)
 
 
 class MappedRows:
