@@ -30,9 +30,11 @@ __all__ = ["ON_GPU", "PEAK_STAGES", "device_parts", "peak_bytes"]
 Parts = Mapping[str, float]  # what takes the memory -> bytes
 SLACK, FIXED = 1.02, 768 * 1024  # for what is not counted: allocators, Python objects
 UNEVEN = 1.1  # mean room of a tail over that of a neuron that fires like the average one, where it depends on one cause only
-ROW_VECTORS = 9  # numbers of 8 bytes for each row: weights, shuffled order, batches, row numbers, norms
+ROW_VECTORS = 4  # numbers of 8 bytes for each row: weights, shuffled order, batches, row numbers
+HELD_OUT = 3  # more where some rows are held out: what is left has indices of its own
 GROWN = 0.84  # of all coefficients are in the lists that the last compaction of an only epoch finds (measured: 0.71 to 0.83)
 TARGET_VECTORS = 4  # copies of the targets
+SETTING_UP = 9, TARGET_VECTORS  # both, while rows are checked and sorted, before anything else is made
 COPIES = 4  # of α's lists, kept as the best model and while they are written anew
 WORKSPACE = 72 << 20  # of PyTorch's matrix products (63 MiB were measured on a processor)
 ON_GPU = "torch on a GPU"  # the engine, where its device has memory of its own
@@ -40,8 +42,11 @@ ON_GPU = "torch on a GPU"  # the engine, where its device has memory of its own
 
 def peak_bytes(engine: str, p: Problem) -> tuple[float, Parts]:
     """(bytes, what they are) of the worst moment of a fit."""
-    parts = max(PEAK_STAGES[engine](p), key=lambda stage: sum(stage.values()))
-    rows = 8.0 * p.n_rows * (ROW_VECTORS + TARGET_VECTORS * p.network.n_outputs) + p.copied + _spans(p)
+    parts: Parts = max(PEAK_STAGES[engine](p), key=lambda stage: sum(stage.values()))
+    row, target = ROW_VECTORS + (HELD_OUT if p.schedule.validation else 0), TARGET_VECTORS
+    if sum(parts.values()) < 8.0 * p.n_rows * (SETTING_UP[0] - row + (SETTING_UP[1] - target) * p.network.n_outputs):
+        parts, (row, target) = {}, SETTING_UP  # the rows themselves, while they are checked and planned for
+    rows = 8.0 * p.n_rows * (row + target * p.network.n_outputs) + p.copied + _spans(p)
     parts = {"rows": rows, "output weights": _output_weights(p), **parts}
     return SLACK * sum(parts.values()) + FIXED, parts
 
