@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -121,6 +122,42 @@ def interrupted(path: str) -> tuple[str, int]:
     model = Distributed(estimator({"max_iter": 100_000, "n_iter_no_change": 100_000, "learning_rate_init": 10.0})).fit(X, y)
     model.save(path)
     return model.estimator_.stop_reason_.name, model.estimator_._exchange.n_gathers
+
+
+def checkpointed(params: dict[str, Any], folder: str, path: str, n_saves: int = 0) -> Any:
+    """Fit with a checkpoint every 7 steps, and end after so many of them (0: never); save at the end."""
+    from kronsgd.distributed import Distributed
+    from kronsgd.training import Keeper
+
+    save, count = Keeper.save, [0]
+
+    def ending(self: Any, position: Any) -> None:
+        save(self, position)
+        count[0] += 1
+        if count[0] == n_saves:
+            raise InterruptedError("the process is gone")
+
+    Keeper.save = ending  # type: ignore[method-assign]
+    try:
+        X, y = problem()
+        Distributed(estimator(params)).fit(X, y, checkpoint=ks.Checkpoint(folder, steps=7)).save(path)
+    finally:
+        Keeper.save = save  # type: ignore[method-assign]
+    return count[0]
+
+
+def full_disk(folder: str) -> Any:
+    """Rank 1 cannot write its shard; every rank must hear of it, and none may wait for another."""
+    import torch.distributed as dist
+
+    from kronsgd.training import shardfile
+
+    def full(file: Any, data: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if dist.get_rank() == 1:
+        shardfile.write = full
+    return checkpointed({}, folder, "never")
 
 
 def said(params: dict[str, Any]) -> list[str]:
