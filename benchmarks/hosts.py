@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.common import report
 from benchmarks.relay import LINK, address
+from kronsgd.distributed import process_group
 
 NUMBERS = 64 * 64  # float32 that a step exchanges: 64 blocks' partial outputs of 64 rows, 16 KB in all
 GIGABIT = 1.25e8  # bytes/s
@@ -93,10 +94,6 @@ class Hosts:
         self._started.append(process)
         return process
 
-    def run(self, command: Callable[[int], Sequence[str]], timeout: float = 120.0) -> list[str]:
-        """What `command(host)` prints on every host, all at once. RuntimeError if one fails or takes too long."""
-        return finish([self.start(host, command(host)) for host in range(self.number)], timeout)
-
 
 def finish(processes: Sequence[subprocess.Popen[str]], timeout: float) -> list[str]:
     """What they print, once all have ended. RuntimeError with the first one's errors if any fails or takes too long."""
@@ -132,13 +129,13 @@ def doubling(parts: Any, rank: int, size: int, dist: Any) -> None:
         have += number
 
 
-def work(rank: int, size: int, master: str, repetitions: int) -> None:
+def work(repetitions: int) -> None:
     """Print rank 0's median seconds and every rank's processor seconds of one exchange, by algorithm."""
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://{master}:{PORT}", rank=rank, world_size=size)
+    rank, size = dist.get_rank(), dist.get_world_size()
     own = torch.full((NUMBERS // size,), float(rank))
     parts, copies = torch.empty(size, NUMBERS // size), torch.empty(size, NUMBERS // size)
 
@@ -164,21 +161,21 @@ def work(rank: int, size: int, master: str, repetitions: int) -> None:
         assert sorted(parts[:, 0].tolist()) == list(range(size)), name
     dist.barrier()
     print(json.dumps(out))
-    dist.destroy_process_group()
 
 
 # ---- the benchmark
 
 
-def rank_command(rank: int, size: int, master: str, repetitions: int) -> list[str]:
-    """Of one rank of an exchange."""
-    return [sys.executable, "-m", "benchmarks.hosts", *map(str, (rank, size, master, repetitions))]
+def launched(rank: int, size: int, master: str) -> dict[str, str]:
+    """What a launcher tells a rank."""
+    return {"RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": master, "MASTER_PORT": str(PORT)}
 
 
 def between_hosts(size: int, latency: float, bandwidth: float, repetitions: int) -> dict[str, float]:
     """Median seconds of an exchange, by algorithm, with one rank on each of so many hosts."""
+    program = [sys.executable, "-m", "benchmarks.hosts", str(repetitions)]
     with Hosts(size, latency, bandwidth) as hosts:
-        outputs = hosts.run(lambda rank: rank_command(rank, size, address(0), repetitions))
+        outputs = finish([hosts.start(rank, program, launched(rank, size, address(0))) for rank in range(size)], 120)
     return {name: seconds for name, (seconds, _) in json.loads(outputs[0]).items()}
 
 
@@ -187,8 +184,8 @@ def on_one_host(size: int, repetitions: int) -> tuple[dict[str, float], dict[str
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
-            rank_command(rank, size, "127.0.0.1", repetitions), env=environment, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            [sys.executable, "-m", "benchmarks.hosts", str(repetitions)], text=True, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, env={**environment, **launched(rank, size, "127.0.0.1")},
         )
         for rank in range(size)
     ]  # fmt: skip
@@ -251,4 +248,5 @@ def cells(seconds: Mapping[str, float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], int(sys.argv[4]))
+    with process_group():
+        work(int(sys.argv[1]))

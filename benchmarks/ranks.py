@@ -11,15 +11,17 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from statistics import median
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common import report, target
-from benchmarks.hosts import PORT, Hosts, finish
+from benchmarks.hosts import Hosts, finish, launched
 from benchmarks.problems import Training, automatic, random_pairs
 from benchmarks.relay import address
+from kronsgd.distributed import TorchExchange, process_group
 from kronsgd.engines.shards import join
 from kronsgd.exchange import ALONE, Exchange
 from kronsgd.network import Part, TwoLayer
@@ -33,32 +35,8 @@ LARGER = {  # factors on neurons, rows and dimensions
 }  # fmt: skip
 
 
-def exchange_of(size: int, rank: int, master: str) -> Exchange:
-    """Joined with the other ranks, if there are any."""
-    if size == 1:
-        return ALONE
-    import torch
-    import torch.distributed as dist
-
-    from kronsgd.distributed import TorchExchange
-
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://{master}:{PORT}", rank=rank, world_size=size)
-    return TorchExchange()
-
-
-def leave(exchange: Exchange) -> None:
-    """The process group; gloo's threads do not survive the end of a process that is in one."""
-    if exchange.shared:
-        import torch.distributed as dist
-
-        dist.destroy_process_group()
-
-
-def work(rank: int, size: int, master: str, n_rows: int, n_hidden: int) -> None:
-    """An epoch, then timed steps, on one core; print seconds a step and a digest of the whole network's arrays."""
-    os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[rank]])
-    exchange = exchange_of(size, rank, master)
+def work(exchange: Exchange, n_rows: int, n_hidden: int) -> None:
+    """An epoch, then timed steps; print seconds a step and a digest of the whole network's arrays."""
     pairs = random_pairs(n_rows, (COLUMNS, COLUMNS), ENTITIES)
     network: TwoLayer = automatic(n_hidden)
     network = Part.on_rank(network, exchange) if exchange.shared else network
@@ -74,12 +52,10 @@ def work(rank: int, size: int, master: str, n_rows: int, n_hidden: int) -> None:
         arrays = join(shards)
         digest = hashlib.sha256(b"".join(np.ascontiguousarray(arrays[name]).tobytes() for name in sorted(arrays)))
         print(json.dumps({"seconds": seconds, "digest": digest.hexdigest()}))
-    leave(exchange)
 
 
-def sent(rank: int, size: int, master: str) -> None:
+def sent(exchange: Any) -> None:
     """Print the bytes that this rank sends in one step, for problems of several sizes."""
-    exchange: Any = exchange_of(size, rank, master)
     out = {}
     for name, (neurons, rows, columns) in LARGER.items():
         pairs = random_pairs(1024 * rows, (64 * int(columns**0.5), 64 * int(columns**0.5)), 64)
@@ -87,32 +63,32 @@ def sent(rank: int, size: int, master: str) -> None:
         before = exchange.n_sent
         training.step()
         out[name] = exchange.n_sent - before
-    if rank == 0:
+    if exchange.rank == 0:
         print(json.dumps(out))
-    leave(exchange)
 
 
-def ranks(size: int, *arguments: object) -> dict[str, Any]:
+def command(rank: int, size: int, master: str, *arguments: int) -> tuple[list[str], dict[str, str]]:
+    """Of one rank: its program, and what the environment says."""
+    program = [sys.executable, "-m", "benchmarks.ranks", *map(str, arguments)]
+    return program, {**launched(rank, size, master), "NUMBA_NUM_THREADS": "1"}
+
+
+def ranks(size: int, *arguments: int) -> dict[str, Any]:
     """What rank 0 of so many on this machine prints."""
-    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.ranks", *map(str, (rank, size, "127.0.0.1", *arguments))], env=environment,
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    processes = []
+    for rank in range(size):
+        program, names = command(rank, size, "127.0.0.1", *arguments)
+        environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **names}
+        processes.append(
+            subprocess.Popen(program, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         )
-        for rank in range(size)
-    ]  # fmt: skip
     return dict(json.loads(finish(processes, 300)[0]))
 
 
-def between_hosts(n: int, m: int, latency: float) -> dict[str, Any]:
+def between_hosts(n: int, m: int) -> dict[str, Any]:
     """What rank 0 prints, with each of two ranks on a host of its own."""
-    with Hosts(2, latency) as hosts:
-        processes = [
-            hosts.start(rank, [sys.executable, "-m", "benchmarks.ranks", *map(str, (rank, 2, address(0), n, m))],
-                        {"NUMBA_NUM_THREADS": "1"})
-            for rank in range(2)
-        ]  # fmt: skip
+    with Hosts(2, LATENCY) as hosts:
+        processes = [hosts.start(rank, *command(rank, 2, address(0), n, m)) for rank in range(2)]
         return dict(json.loads(finish(processes, 300)[0]))
 
 
@@ -123,7 +99,7 @@ def measured() -> list[dict[str, Any]]:
         turns = [(ranks(1, n, m), ranks(2, n, m)) for _ in range(TURNS)]
         assert len({run["digest"] for turn in turns for run in turn}) == 1, "the models differ"
         one, two = (median(turn[k]["seconds"] for turn in turns) for k in range(2))
-        apart = between_hosts(n, m, LATENCY) if not Hosts.missing() else None
+        apart = between_hosts(n, m) if not Hosts.missing() else None
         assert apart is None or apart["digest"] == turns[0][0]["digest"]
         rows.append({"rows": n, "neurons": m, "1 rank, ms": 1e3 * one, "2 ranks, ms": 1e3 * two, "speed-up": one / two,
                      "of single turns": " ".join(f"{a['seconds'] / b['seconds']:.2f}" for a, b in turns),
@@ -143,7 +119,14 @@ def main() -> None:
            f"dimensions, and as many for {', '.join(name for name in LARGER if name != 'as it is')}.")  # fmt: skip
 
 
+def main_of_rank(*arguments: int) -> None:
+    """One rank's work, on one core."""
+    rank, alone = int(os.environ["RANK"]), os.environ["WORLD_SIZE"] == "1"
+    os.sched_setaffinity(0, [sorted(os.sched_getaffinity(0))[rank]])
+    with threads(1), nullcontext() if alone else process_group():
+        exchange = ALONE if alone else TorchExchange()
+        work(exchange, *arguments) if arguments else sent(exchange)
+
+
 if __name__ == "__main__":
-    rank, size = int(sys.argv[1]), int(sys.argv[2])
-    with threads(1):
-        work(rank, size, sys.argv[3], *map(int, sys.argv[4:6])) if sys.argv[4:] else sent(rank, size, sys.argv[3])
+    main_of_rank(*map(int, sys.argv[1:]))

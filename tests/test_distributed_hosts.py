@@ -28,14 +28,9 @@ def hosts():
 
 def begin(hosts, out, epochs):
     """Both ranks, once they have found each other."""
-    master = f"{address(0)}:29500"
-    ranks = [
-        hosts.start(
-            rank, [sys.executable, *map(str, (Path(one_rank.__file__), rank, 2, master, PATIENCE, out, epochs))],
-            {"NUMBA_NUM_THREADS": "1"},
-        )
-        for rank in range(2)
-    ]  # fmt: skip
+    command = [sys.executable, *map(str, (Path(one_rank.__file__), PATIENCE, out, epochs))]
+    names = {"WORLD_SIZE": "2", "MASTER_ADDR": address(0), "MASTER_PORT": "29500", "NUMBA_NUM_THREADS": "1"}
+    ranks = [hosts.start(rank, command, {**names, "RANK": str(rank)}) for rank in range(2)]
     assert [rank.stdout.readline() for rank in ranks] == ["training\n"] * 2
     return ranks
 

@@ -1,4 +1,4 @@
-"""One rank of a training over a process group, as a program: `python one_rank.py RANK SIZE MASTER:PORT TIMEOUT OUT EPOCHS`."""
+"""One rank of a training over a process group, as a program that a launcher starts: `python one_rank.py TIMEOUT OUT EPOCHS`."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 import kronsgd as ks
+from kronsgd.distributed import Distributed, process_group
 
 
 def problem() -> tuple[Any, Any]:
@@ -24,20 +25,13 @@ def model(epochs: int) -> ks.KronRegressor:
     return ks.KronRegressor(256, engine="scan", max_iter=epochs, tol=0.0, n_iter_no_change=epochs, n_jobs=1, random_state=0)
 
 
-def main(rank: int, size: int, master: str, timeout: float, out: Path, epochs: int) -> None:
+def main(timeout: float, out: Path, epochs: int) -> None:
     """Train, say "training" before it, and write the whole network."""
-    import torch.distributed as dist
-
-    from kronsgd.distributed import Distributed
-
-    dist.init_process_group(
-        "gloo", init_method=f"tcp://{master}", rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
-    )
-    sys.stdout.write("training\n")
-    sys.stdout.flush()
-    Distributed(model(epochs)).fit(*problem()).save(out)
-    dist.destroy_process_group()
+    with process_group(timedelta(seconds=timeout)):
+        sys.stdout.write("training\n")
+        sys.stdout.flush()
+        Distributed(model(epochs)).fit(*problem()).save(out)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], float(sys.argv[4]), Path(sys.argv[5]), int(sys.argv[6]))
+    main(float(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
