@@ -207,5 +207,5 @@ def main(steps: int = STEPS) -> None:
                 print(rows[-1], flush=True)
     report("drift", f"Single precision over {steps:,} steps", rows,
            "kept / recorded: what the engine keeps against the float64 sum of what its own steps recorded, relative 2-norms; "
-           "it is rounding alone, multiplied by how much larger than their sums the terms are that are added up. The other columns "
-           "compare trainings.")  # fmt: skip
+           "it is rounding alone, multiplied by how much larger than their sums the terms are that are added up. The other "
+           "columns compare trainings.")  # fmt: skip
