@@ -262,7 +262,7 @@ class OneHot(Leaf):
         return self.n_categories
 
     def entity_inner(self, other: OneHot, mine: Any, others: Any) -> Array:
-        return (self.codes[mine][:, None] == other.codes[others][None, :]).astype(np.float32)
+        return (self.codes[mine][:, None] == other.codes[others][None, :]).astype(np.float64)  # sums with it are exact too
 
     def entity_squared_norms(self) -> Array:
         return np.ones(self.n_entities)

@@ -65,7 +65,8 @@ class Sides:
 
 def side_of(features: Features, factors: tuple[int, ...]) -> Side:
     """The side over some factors, entities in the order of their leaves' table rows. Cost: n·ln n for each leaf."""
-    children = [expand_powers(features).children[c] for c in factors]
+    expanded = expand_powers(features).children
+    children = [expanded[c] for c in factors]
     node = children[0] if len(children) == 1 else Product(children)
     leaves = list(node.leaves())
     code = _numbers(leaves[0])
