@@ -21,7 +21,7 @@ CHUNK = 1 << 25  # bytes that one thread reads at a time; a constant, so that th
 
 
 def fingerprint(features: Features, **others: Array) -> str:
-    """Of rows and of arrays that belong to them. Cost: one pass over their memory, about a second for 2 GB on two cores."""
+    """Of rows and of arrays that belong to them. Cost: one pass over their memory."""
     arrays, tree = features_state(features)
     parts = {name: _digest(array) for name, array in {**arrays, **others}.items()}
     return _text({"tree": tree, "arrays": parts})
