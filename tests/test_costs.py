@@ -60,7 +60,7 @@ class Counter:
 
 
 def warm_state(features):
-    """A state after a first step, which computes inner products between entities once."""
+    """A state after two steps: the second is the first that needs inner products between entities, and makes them once."""
     network = TwoLayer(n_hidden=24, threshold=-1000.0, output_scale=1.0)  # every pair fires, whatever the features
     state = ScanEngine().initialize(network, features)
     y = np.random.default_rng(1).normal(size=(N_ROWS, 1))
@@ -69,6 +69,7 @@ def warm_state(features):
         rows = np.arange(k * BATCH % 40, k * BATCH % 40 + BATCH)
         return train_step(ScanEngine(), state, LOSSES["squared"], rows, y[rows], np.ones(BATCH), 1e-3, 0.0)
 
+    step(0)
     step(0)
     return state, step
 

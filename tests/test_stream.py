@@ -249,8 +249,8 @@ def test_tables_are_copied_only_when_their_room_is_used_up(monkeypatch):
     for k in range(1000):
         model.partial_fit(X[k : k + 1], y[k : k + 1])
     copied = sum(length for length, moved in moves if moved)
-    arrays = len(moves) / 999  # the table, new rows of it, its index, norms thrice, places in the stack
-    assert arrays <= 7
+    arrays = len(moves) / 999  # the table, new rows of it twice, its index, norms thrice, places in the stack
+    assert arrays <= 8
     assert copied <= 2.1 * 1000 * arrays
 
 

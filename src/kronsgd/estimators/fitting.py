@@ -125,9 +125,10 @@ def _configuration(model: Any) -> dict[str, Any]:
 def _train(model: Any, data: Data, keeper: Keeper | None, warm: bool) -> None:
     """Train; with learning_rate_init="auto", start again at half the step after a divergence."""
     first_epoch = model.n_iter_ if warm else 0
-    before = snapshot(model._engine, model.state_)
+    before = {} if keeper is None else snapshot(model._engine, model.state_)
     if keeper is None or not keeper.resume():
         _choose(model, data, warm)
+        before.clear()  # this copy goes before another comes
         before = snapshot(model._engine, model.state_)
     course = Course() if keeper is None else keeper.course
     if course.position is None:
