@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from kronsgd.kernels.scan import GROUPS
+from kronsgd.kernels.scan import GROUP
 from kronsgd.validation import check_count
 
 __all__ = ["Segments", "bits_for"]
@@ -40,8 +40,7 @@ class Segments:
         _check_rows(n_rows)
         bits = SLICE_BITS[1] if slice_bits is None else slice_bits
         n_slices = max(n_rows - 1 >> bits, 0) + 1
-        n_blocks = len(bounds) - 1
-        edges = np.unique(bounds[np.arange(GROUPS + 1) * n_blocks // GROUPS])
+        edges = np.append(bounds[:-1:GROUP], bounds[-1])
         sizes = np.diff(edges)
         start, stride = np.repeat(edges[:-1], sizes), np.repeat(sizes, sizes)
         return cls(start * (n_slices - 1) + np.arange(bounds[-1]), stride, bits, n_slices, n_rows, bounds)

@@ -19,11 +19,11 @@ from kronsgd.kernels.lists import add_entry
 from kronsgd.kernels.simd import add_rows, lowest_bit, rectify
 
 __all__ = [
-    "GROUPS", "LANES", "compact", "cut", "cut_sizes", "forward", "have_room", "merged_sizes", "neuron_gradient", "record",
+    "GROUP", "LANES", "compact", "cut", "cut_sizes", "forward", "have_room", "merged_sizes", "neuron_gradient", "record",
 ]  # fmt: skip
 
 LANES = (16, 64)  # widths with compiled code of their own: a row of that many batch columns stays in registers
-GROUPS = 16  # of blocks: the units of parallel work; more would walk the panel more often, fewer would idle threads
+GROUP = 4  # blocks that walk the panel together, the unit of parallel work: fewer would walk it more often, more idle threads
 
 
 def _make_forward(lanes: int) -> Any:
@@ -37,8 +37,8 @@ def _make_forward(lanes: int) -> Any:
     ) -> None:  # fmt: skip
         n_blocks, n_slices = len(bounds) - 1, (len(indptr) - 1) // len(first)
         in_use, in_slice = ~np.uint64(0) >> np.uint64(64 - size), _slice_bits_of(new_rows, new_slopes, slice_bits, n_slices)
-        for group in prange(GROUPS):
-            low, high = group * n_blocks // GROUPS, (group + 1) * n_blocks // GROUPS
+        for group in prange((n_blocks + GROUP - 1) // GROUP):
+            low, high = group * GROUP, min((group + 1) * GROUP, n_blocks)
             for r in range(bounds[low], bounds[high]):
                 for s in range(size):
                     z[r, s] = (z[r, s] - b) * inverse
