@@ -15,8 +15,9 @@ from sklearn.exceptions import ConvergenceWarning
 
 from helpers.arrays import normal
 from helpers.estimators import ENGINES, EXACT, SMALL, assert_same_bits, labels, pairs
-from kronsgd import KronClassifier, KronRegressor, StopReason
+from kronsgd import Dense, KronClassifier, KronRegressor, StopReason
 from kronsgd.datasets import make_kron_teacher
+from kronsgd.training import loop, train_step
 from kronsgd.training.interrupt import deferred_interrupt
 
 # Targets, seeds ------------------------------------------------------------------------------------------------------
@@ -239,3 +240,15 @@ def test_an_automatic_step_that_throws_features_off_is_halved(scale, seed):
     model = KronRegressor(64, output_scale=scale, random_state=seed).fit(X[:100], y[:100])
     assert max(model.loss_curve_) < 0.5
     assert model.score(X[100:], y[100:]) > 0.8
+
+
+def test_a_divergence_is_seen_before_the_epoch_ends(monkeypatch):
+    """On large data an epoch takes long; nothing that follows can make the mean of a loss small again."""
+    rng = np.random.default_rng(0)
+    X, y = Dense(rng.normal(size=(640, 4))) ** 2, rng.normal(size=640)
+    steps = []
+    monkeypatch.setattr(loop, "train_step", lambda *args: steps.append(train_step(*args)) or steps[-1])
+    with pytest.warns(ConvergenceWarning, match="grew without bound"):
+        KronRegressor(64, learning_rate_init=3e5, learning_rate="constant", batch_size=8, random_state=0).fit(X, y)
+    assert 1 < len(steps) < 20 < 640 / 8
+    assert np.isfinite([loss for loss, _ in steps]).all()

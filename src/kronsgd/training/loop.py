@@ -195,7 +195,7 @@ class _Training:
         at.next_epoch()
         _show(self.bar, record)
         now = loss_now(engine, state, self.loss, self.rows[last], self.targets[last], self.weights[last])
-        if max(record["loss"] * TOO_LARGE / settings.worst, now) > self.limit:  # the last step itself may have thrown it off
+        if now > self.limit:  # the last step itself may have thrown it off
             raise Diverged
         if fired == 0:
             return StopReason.SILENT
@@ -209,6 +209,12 @@ class _Training:
             self.settings.alpha,
         )  # fmt: skip
         self.at.batch += 1
+        self._check_loss(self.at.sums[0] / len(self.targets))  # what is to come only adds: no need to wait for the epoch's end
+
+    def _check_loss(self, mean: float) -> None:
+        """Raise Diverged where the mean loss of an epoch is too large, or that of the part of it that is over."""
+        if mean * TOO_LARGE / self.settings.worst > self.limit:
+            raise Diverged
 
     def _interrupted_or_saved(self) -> bool:
         """Save the position where that is due, on all ranks alike; whether training was interrupted."""
