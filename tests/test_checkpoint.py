@@ -106,6 +106,15 @@ def test_a_drawn_seed_and_an_engine_chosen_by_itself_are_kept(data, tmp_path, mo
     assert model.n_iter_ == SMALL["max_iter"]
 
 
+def test_parameters_may_be_numbers_of_numpy(data, tmp_path):
+    """As a search over np.arange gives them."""
+    own = {"n_hidden": np.int64(64), "alpha": np.float32(0.5), "early_stopping": np.True_, "random_state": np.int64(0)}
+    plain = {name: value.item() for name, value in own.items()}
+    for options in (own, plain):  # the second goes on from the first
+        model = fit(data, Checkpoint(tmp_path / "c", steps=9), **options)
+    assert saved(model, tmp_path) == saved(fit(data, **plain), tmp_path)
+
+
 def test_threads_do_not_matter(data, tmp_path, monkeypatch):
     whole = saved(fit(data, n_hidden=512), tmp_path)
     assert ended_after(monkeypatch, 1, data, Checkpoint(tmp_path / "c", steps=9), n_hidden=512, n_jobs=2)

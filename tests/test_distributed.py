@@ -8,10 +8,22 @@ import numpy as np
 import pytest
 
 import kronsgd as ks
-from helpers.ranks import all_trained, bytes_per_step, estimator, interrupted, on_ranks, problem, refused, said, targets
+from helpers.ranks import (
+    all_trained,
+    bytes_per_step,
+    estimator,
+    gathered,
+    interrupted,
+    on_ranks,
+    problem,
+    refused,
+    said,
+    targets,
+)
 from kronsgd.distributed import Distributed
 from kronsgd.engines import ENGINES
 from kronsgd.engines.shards import join, part
+from kronsgd.estimators.planning import chosen_engine
 from kronsgd.network import Part, TwoLayer
 
 CASES = {
@@ -65,6 +77,13 @@ def arrays_of(path):
 
 def timeless(history):
     return [{k: v for k, v in record.items() if k not in ("seconds", "rows_per_second")} for record in history]
+
+
+@pytest.mark.parametrize(("size", "n_blocks"), [(1, 2), (3, 7), (4, 4), (5, 64)])
+def test_every_rank_gathers_all_blocks_in_their_order(size, n_blocks):
+    for blocks, numbers in on_ranks(size, gathered, n_blocks):
+        np.testing.assert_array_equal(blocks, np.tile(np.arange(n_blocks, dtype=np.float32)[:, None], (2, 1, 3)))
+        assert numbers == [size * (size - 1) / 2, size]
 
 
 def test_a_step_sends_as_many_bytes_whatever_the_size_of_the_problem():
@@ -141,6 +160,13 @@ class OneOf:
 
     def share(self, n_blocks):
         return n_blocks * self.rank // self.size, n_blocks * (self.rank + 1) // self.size
+
+
+def test_ranks_keep_the_engine_of_a_checkpoint_that_one_process_chose():
+    X, _ = problem()
+    network = Part.on_rank(TwoLayer(64), OneOf(0, 2))
+    chosen = [chosen_engine(estimator({"engine": "auto"}), network, X, False, known) for known in (None, "grid", "tree")]
+    assert chosen == ["scan", "grid", "scan"]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7])

@@ -10,6 +10,7 @@ import pytest
 
 import kronsgd as ks
 from helpers.arrays import relative
+from helpers.checkpoints import ended_after, fit, saved
 from helpers.engines import problem, step, steps
 from helpers.planner import pairs
 from kronsgd import Dense, KronClassifier, KronRegressor
@@ -211,6 +212,16 @@ def test_files_and_copies_go_on_to_the_same_bits(tmp_path, dtype):
         model.fit(X, y)
         bits.add(model.predict(X).tobytes() + model.state_.output_weights.tobytes())
     assert len(bits) == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.3, "train_output": True}, {"early_stopping": True}])
+def test_a_fit_that_is_ended_goes_on_to_the_same_bytes(tmp_path, monkeypatch, options):
+    X, y = pairs(200), np.random.default_rng(0).normal(size=200)
+    options = {**options, "engine": "torch", "learning_rate_init": 20.0}
+    whole = saved(fit((X, y), **options), tmp_path)
+    checkpoint = ks.Checkpoint(tmp_path / "c", steps=7)
+    assert ended_after(monkeypatch, 2, (X, y), checkpoint, **options)
+    assert saved(fit((X, y), checkpoint, **options), tmp_path) == whole
 
 
 # What is kept on the device, and what is not -------------------------------------------------------------------------

@@ -21,15 +21,7 @@ from numpy.typing import NDArray
 
 from kronsgd.features.base import Constant, Features, Sum, describe_dim
 from kronsgd.features.gram import inverse_norms
-from kronsgd.features.grouping import (
-    Combination,
-    Group,
-    coordinate_dim,
-    expand_powers,
-    group_by_index,
-    groups,
-    product_groups,
-)
+from kronsgd.features.grouping import Combination, Group, coordinate_dim, expand_powers, group_by_index, groups, product_groups
 from kronsgd.features.growth import added_rows, regrouped, starts_with
 from kronsgd.features.leaf import Leaf
 from kronsgd.features.serialize import map_leaves, prototype

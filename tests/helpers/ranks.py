@@ -98,6 +98,15 @@ def bytes_per_step(params: dict[str, Any], sizes: dict[str, Any]) -> list[int]:
     return np.diff(sent).tolist()
 
 
+def gathered(n_blocks: int) -> tuple[np.ndarray, list[float]]:
+    """What each rank gets where every block gives its number, and every rank its own and a one."""
+    from kronsgd.distributed import TorchExchange
+
+    exchange = TorchExchange()
+    own = np.arange(*exchange.share(n_blocks), dtype=np.float32)
+    return exchange.gather(np.tile(own[:, None], (2, 1, 3)), 1, [exchange.rank, 1])
+
+
 def refused(params: dict[str, Any], other_data: bool = False) -> Any:
     """Fit what must be refused; on rank 1 other data, if asked for."""
     import torch.distributed as dist

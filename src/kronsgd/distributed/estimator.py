@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
 import os
 import warnings
@@ -12,16 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-import numpy as np
 from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
 from kronsgd.distributed.exchange import TorchExchange
 from kronsgd.engines.shards import join
 from kronsgd.exchange import ALONE
-from kronsgd.features.base import Features
-from kronsgd.features.serialize import features_state
 from kronsgd.parallel import threads
+from kronsgd.training import fingerprint
 
 __all__ = ["Distributed", "gathered", "thread_budget"]
 
@@ -52,18 +48,6 @@ def _silent(silent: bool) -> Iterator[None]:
 
 def _nothing(record: logging.LogRecord) -> bool:
     return False
-
-
-def fingerprint(*values: Any) -> str:
-    """A digest of rows, targets and weights, each a feature expression, an array or None."""
-    digest = hashlib.blake2b(digest_size=16)
-    for value in values:
-        arrays, tree = features_state(value) if isinstance(value, Features) else ({"": np.asarray(value)}, {})
-        for name, array in sorted(arrays.items()):
-            array = array.astype(str) if array.dtype == object else array
-            digest.update(f"{name} {array.dtype.str} {array.shape} ".encode() + np.ascontiguousarray(array).tobytes())
-        digest.update(json.dumps(tree, sort_keys=True, default=str).encode())
-    return digest.hexdigest()
 
 
 def gathered(model: Any) -> Any:

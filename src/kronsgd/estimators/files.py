@@ -51,9 +51,9 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
 
 def plain_params(model: Any) -> dict[str, Any]:
     """The parameters that make the model what it is; a generator as random_state is not kept."""
-    plain = (str, int, float, bool, np.generic)
     own = {name: value for name, value in model.get_params().items() if name not in OF_THE_MACHINE}
-    return {name: value if isinstance(value, plain) else None for name, value in own.items()}
+    own = {name: value.item() if isinstance(value, np.generic) else value for name, value in own.items()}
+    return {name: value if isinstance(value, (str, int, float, bool)) else None for name, value in own.items()}
 
 
 def _without_times(history: list[dict[str, float]]) -> list[dict[str, float]]:

@@ -67,7 +67,7 @@ def fit(model: Any, X: Any, y: Any, sample_weight: Any, checkpoint: Checkpoint |
             rows, y, weights = rows[kept], y[kept], weights[kept]
         targets = model._encode(y, weights, reset=not warm)
         features = model._features(rows, weights, reset=not warm)
-        mark = "" if folder is None else fingerprint(features, targets=targets, weights=weights)
+        mark = "" if folder is None else fingerprint(features, targets, weights)
         data = _start(model, features, rows, targets, weights, warm, known)
         if folder is None or checkpoint is None:
             keeper = None

@@ -38,7 +38,7 @@ def planned(model: Any, network: TwoLayer, features: Features, stream: bool = Fa
 
 def chosen_engine(model: Any, network: TwoLayer, features: Features, stream: bool, engine: str | None = None) -> str:
     """The engine to train with. engine: what "auto" became before. ValueError or MemoryError where none can."""
-    if network.exchange.shared:
+    if network.exchange.shared and engine not in OVER_RANKS:
         engine = engine_over_ranks(model)
     return planned(model, network, features, stream, engine).choose()
 

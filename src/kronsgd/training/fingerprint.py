@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kronsgd.features.base import Features
 from kronsgd.features.serialize import features_state
@@ -16,26 +14,32 @@ from kronsgd.parallel import map_threads
 
 __all__ = ["fingerprint"]
 
-Array = NDArray[Any]
 CHUNK = 1 << 25  # bytes that one thread reads at a time; a constant, so that the digest does not depend on the machine
 
 
-def fingerprint(features: Features, **others: Array) -> str:
-    """Of rows and of arrays that belong to them. Cost: one pass over their memory."""
-    arrays, tree = features_state(features)
-    parts = {name: _digest(array) for name, array in {**arrays, **others}.items()}
-    return _text({"tree": tree, "arrays": parts})
+def fingerprint(*values: Any) -> str:
+    """Of rows, targets and weights, each a feature expression, an array or None. Cost: one pass, a few chunks of memory."""
+    return _text([_of(value) for value in values])
 
 
-def _text(value: Mapping[str, Any]) -> str:
+def _of(value: Any) -> Any:
+    if isinstance(value, Features):
+        arrays, tree = features_state(value)
+        return {"tree": tree, "arrays": {name: _digest(array) for name, array in arrays.items()}}
+    array = np.asarray(value)
+    return _digest(np.atleast_1d(array.astype(str) if array.dtype == object else array))
+
+
+def _text(value: Any) -> str:
     return blake2b(json.dumps(value, sort_keys=True, default=repr).encode(), digest_size=32).hexdigest()
 
 
-def _digest(array: Array) -> str:
-    """Of the values, the shape and the type."""
-    flat: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    memory = memoryview(flat)
-    chunks = map_threads(
-        lambda start: blake2b(memory[start : start + CHUNK], digest_size=32).hexdigest(), range(0, len(memory), CHUNK)
-    )
-    return _text({"dtype": array.dtype.str, "shape": array.shape, "chunks": chunks})
+def _digest(array: Any) -> str:
+    """Of the values, the shape and the type. array: may be a table that stays in its file, read some rows at a time."""
+    rows = max(1, CHUNK // max(1, array.nbytes // max(1, len(array))))
+
+    def chunk(start: int) -> str:
+        part: Any = np.ascontiguousarray(array[start : start + rows]).reshape(-1).view(np.uint8)
+        return blake2b(memoryview(part), digest_size=32).hexdigest()
+
+    return _text({"dtype": array.dtype.str, "shape": array.shape, "chunks": map_threads(chunk, range(0, len(array), rows))})
