@@ -75,10 +75,13 @@ def test_a_classifier_and_its_history(data, tmp_path, monkeypatch):
     assert all(record["seconds"] > 0 for record in model.history_)
 
 
-def test_automatic_settings_and_a_divergence(data, tmp_path, monkeypatch):
+@pytest.mark.parametrize("retries", [5, 1])  # enough of them, or one too few
+@pytest.mark.filterwarnings("ignore:.*grew without bound")
+def test_automatic_settings_and_a_divergence(retries, data, tmp_path, monkeypatch):
     """The attempt at a halved step is part of a position, and training from the start again of a course."""
-    from kronsgd.estimators import base
+    from kronsgd.estimators import base, fitting
 
+    monkeypatch.setattr(fitting, "RETRIES", retries)
     monkeypatch.setattr(base, "auto_learning_rate", lambda *_: 2e5)
     options = {"learning_rate_init": "auto", "max_iter": 3}
     straight = fit(data, **options)

@@ -87,6 +87,26 @@ def test_ended_at_each_write(data, tmp_path, monkeypatch):
         assert [path.name for path in checkpoints_in(folder)][:2] == ["step-000000000052-end", "step-000000000040"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be flushed there")
+def test_all_is_on_the_disk_before_it_has_its_name(data, tmp_path, monkeypatch):
+    """Or a power cut could leave a checkpoint under its name without its bytes."""
+    flushed, renamed = list[int](), list[int]()
+    monkeypatch.setattr(os, "fsync", lambda handle: flushed.append(os.fstat(handle).st_ino))
+    rename = os.rename
+
+    def checked(aside, target):
+        files = list(aside.iterdir())
+        assert sorted(path.name for path in files) == ["checkpoint.json", "shard-00000-of-00001.kron"]
+        assert {path.stat().st_ino for path in (*files, aside)} <= set(flushed)
+        rename(aside, target)
+        renamed.append(len(flushed))
+
+    monkeypatch.setattr(checkpoint_folder.os, "rename", checked)
+    fit(data, Checkpoint(tmp_path / "c", steps=20))
+    assert len(renamed) == 3
+    assert all(flushed[place] == (tmp_path / "c").stat().st_ino for place in renamed)
+
+
 def test_a_full_disk_at_each_write(data, tmp_path, monkeypatch):
     n_calls = count_writes(monkeypatch, data, Checkpoint(tmp_path / "c", steps=20))
     full = OSError(errno.ENOSPC, "No space left on device")

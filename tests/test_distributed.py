@@ -31,6 +31,8 @@ CASES = {
     "grid": {"engine": "grid"},
     "all outputs learn": {"train_output": True, "alpha": 0.01, "early_stopping": True, "dtype": "float64"},
     "grid that forgets": {"engine": "grid", "train_output": True, "alpha": 0.01, "early_stopping": True},
+    "odd blocks": {"n_hidden": 91, "antisymmetric": False, "train_output": True},
+    "odd blocks of the grid": {"engine": "grid", "n_hidden": 91, "antisymmetric": False, "train_output": True},
     "classes and networks": {"classes": True, "n_hidden": 66, "n_networks": 3},
     "true Gaussians": {"init": "gaussian", "batch_size": 100},
 }  # fmt: skip
