@@ -76,6 +76,23 @@ def test_toml(own, ended):
     assert "resume" not in (folder / "run" / "config.toml").read_text()
 
 
+def test_a_finished_run_is_not_taken_for_another(own):
+    folder, flags = own
+    command = ["train", *flags, *OPTIONS, "--out", folder / "run", "--resume"]
+    call(*command)
+    written = models(folder / "run")
+    assert "is finished" in call(*(word for word in command if word != "--quiet"))
+    said = "is finished, and its settings or data were others than these; give another --out"
+    assert said in mistake(*command, "--set", "n_hidden=16")
+    assert "give one of them" in mistake(*command, "--force")
+    with (folder / "pairs.csv").open("a") as stream:
+        stream.write((folder / "pairs.csv").read_text().splitlines()[1] + "\n")
+    assert said in mistake(*command)
+    assert models(folder / "run") == written
+    call(*command[:-1], "--force", "--quiet")
+    assert models(folder / "run") != written
+
+
 def test_what_is_there_is_not_replaced_unasked(own, ended):
     folder, flags = own
     command = [*flags, *OPTIONS, "--checkpoint-every", "2 steps", "--out", folder / "run"]
@@ -103,4 +120,4 @@ def test_times(text, steps, minutes, own, monkeypatch):
 def test_times_that_are_none(text, own):
     folder, flags = own
     told = mistake("train", *flags, *OPTIONS, "--checkpoint-every", text, "--out", folder / "run")
-    assert "says no time; write for example" in told
+    assert "says no time; give more than 0, for example" in told

@@ -63,3 +63,10 @@ def test_a_wrong_address_is_named_at_once(own, name, value):
     assert done.stderr.startswith("error (rank 1): rank 1 could not join the others at")
     assert value in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_only_the_first_process_does_what_is_not_training(own, run):
+    folder, _ = own
+    done = over_ranks(2, "predict", run, "--pairs", folder / "test.csv", "--out", folder / "p.csv")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written") == 1

@@ -14,6 +14,7 @@ from helpers.ranks import (
     estimator,
     gathered,
     interrupted,
+    mishandled,
     on_ranks,
     problem,
     refused,
@@ -133,7 +134,7 @@ def test_ranks_with_different_data_are_refused():
 
 def test_one_process_of_several_does_not_train_alone(monkeypatch):
     X, y = problem(50)
-    with pytest.raises(RuntimeError, match="no process group; call"):
+    with pytest.raises(RuntimeError, match="no process group; do this within"):
         Distributed(ks.KronRegressor()).fit(X, y)
     monkeypatch.setenv("WORLD_SIZE", "2")
     for call in ("fit", "partial_fit"):
@@ -182,3 +183,14 @@ def test_parts_have_the_weights_of_the_whole_network(size):
     X, _ = problem(60)
     weights = [ENGINES["scan"].hidden_weights(ENGINES["scan"].initialize(p, X)) for p in (network, *parts)]
     np.testing.assert_array_equal(np.concatenate(weights[1:]), weights[0])
+
+
+def test_mistakes_with_a_fitted_model_are_told_on_every_rank(tmp_path):
+    """None of them leaves a rank waiting."""
+    for wrong, unfitted, folder, part_of_it, missing, fine in on_ranks(2, mishandled, str(tmp_path)):
+        assert wrong.startswith("TypeError: estimator=Ridge() cannot be spread over ranks; give a KronRegressor")
+        assert unfitted.startswith("NotFittedError")
+        assert folder.startswith("OSError: rank 0 could not write the model to")
+        assert part_of_it.startswith("TypeError: a rank's part cannot be written by itself; call Distributed.save")
+        assert missing.startswith("AttributeError: Distributed has no attribute 'partial_fit'; what an estimator has besides")
+        assert fine == ""

@@ -69,6 +69,6 @@ def check_alone() -> None:
     if size in ("", "1") or (distributed is not None and distributed.is_available() and distributed.is_initialized()):
         return
     raise RuntimeError(
-        f"WORLD_SIZE={size}, but there is no process group: each process would train the whole network. Call "
-        "torch.distributed.init_process_group() and fit kronsgd.distributed.Distributed(model), or unset WORLD_SIZE."
+        f"WORLD_SIZE={size}, but there is no process group: each process would train the whole network. Fit "
+        "kronsgd.distributed.Distributed(model) within kronsgd.distributed.process_group(), or unset WORLD_SIZE."
     )

@@ -15,6 +15,7 @@ from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
+from sklearn.linear_model import Ridge
 
 import kronsgd as ks
 from kronsgd.parallel import threads
@@ -182,3 +183,22 @@ def said(params: dict[str, Any]) -> list[str]:
     X, y = problem()
     Distributed(estimator(params)).fit(X, y)
     return lines
+
+
+def mishandled(path: str) -> list[str]:
+    """What goes wrong with a fitted model, and what it says."""
+    from kronsgd.distributed import Distributed
+
+    X, y = problem()
+    model, said = Distributed(estimator({})), []
+    for call in (
+        lambda: Distributed(Ridge()).fit(X, y), lambda: model.save(path), lambda: model.fit(X, y).save(f"{path}/none/m.kron"),
+        lambda: model.estimator_.save(path), lambda: model.partial_fit(X, y), lambda: model.predict(X[:3]),
+    ):  # fmt: skip
+        try:
+            call()
+            said.append("")
+        except Exception as error:
+            said.append(f"{type(error).__name__}: {error}")
+    assert len(model.history_) == model.n_iter_ > 0
+    return said

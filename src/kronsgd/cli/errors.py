@@ -45,6 +45,8 @@ class ErrorGroup(TyperGroup):
     """The group of all commands; set KRONSGD_TRACEBACK=1 to see where an error comes from."""
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        if not first_rank() and list(sys.argv[1:] if args is None else args)[:1] != ["train"]:
+            sys.exit(0)  # only training is shared; the first process does the rest
         try:
             code = super().main(args, *rest, **{**extra, "standalone_mode": False})
         except (KeyboardInterrupt, typer.Abort):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 from dataclasses import dataclass
+from hashlib import blake2b, file_digest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from kronsgd.cli.runfolder import CHECKPOINTS, write_json
 from kronsgd.datasets.files import read_json
 from kronsgd.training import checkpoints_in
 
-__all__ = ["Keeping", "read_keeping"]
+__all__ = ["Keeping", "digest_of", "read_keeping"]
 
 EVERY = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(steps?|min|minutes?|h|hours?)\s*")
 
@@ -68,6 +70,18 @@ def _search_of(config: Config) -> dict[str, Any]:
     return {**raw, "model": {k: v for k, v in raw["model"].items() if k not in ("n_jobs", "memory_limit", "verbose")}}
 
 
+def digest_of(config: Config) -> str:
+    """Of the settings that decide what comes out, and of what is in the files that they name."""
+    files = [table.file for table in config.tables.values()] + [config.validation.file]
+    files += [] if config.pairs is None else [config.pairs.file]
+    digest = blake2b(json.dumps(_search_of(config), sort_keys=True, default=str).encode(), digest_size=16)
+    for file in files:
+        if file is not None and Path(file).is_file():
+            with Path(file).open("rb") as stream:
+                digest.update(file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
 def read_keeping(config: Config, out: Path) -> Keeping | None:
     """What [checkpoint] asks for; None: nothing. ValueError for a time that cannot be read."""
     every, resume = config.checkpoint.every, config.checkpoint.resume
@@ -76,7 +90,9 @@ def read_keeping(config: Config, out: Path) -> Keeping | None:
     match = EVERY.fullmatch(every)
     number, unit = match.groups() if match else ("0", "")
     if float(number) <= 0 or (unit.startswith("s") and not number.isdigit()):
-        raise ValueError(f'--checkpoint-every {every!r} says no time; write for example "10 min", "2 h" or "500 steps".')
+        raise ValueError(
+            f'--checkpoint-every {every!r} says no time; give more than 0, for example "10 min", "2 h" or "500 steps".'
+        )
     if unit.startswith("s"):
         return Keeping(out / CHECKPOINTS, int(number), None, resume)
     return Keeping(out / CHECKPOINTS, None, float(number) * (60 if unit.startswith("h") else 1), resume)

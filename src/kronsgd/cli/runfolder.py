@@ -66,9 +66,17 @@ def check_writable(out: Path) -> None:
         pass
 
 
-def is_finished(out: Path) -> bool:
-    """Whether a whole run is there, and nothing to go on with."""
-    return all((out / name).is_file() for name in ("tables.json", "metrics.json")) and not (out / CHECKPOINTS).is_dir()
+def is_finished(out: Path, asked: str) -> bool:
+    """Whether a whole run is there, and nothing to go on with. ValueError where other things were asked of it."""
+    if (out / CHECKPOINTS).is_dir() or not all((out / name).is_file() for name in ("tables.json", "metrics.json")):
+        return False
+    known = read_json(out / "tables.json")
+    if not isinstance(known, dict) or known.get("asked") != asked:
+        raise ValueError(
+            f"the run in {out} is finished, and its settings or data were others than these; give another --out, or --force in "
+            "place of --resume to replace it."
+        )
+    return True
 
 
 @contextmanager
@@ -152,6 +160,7 @@ class RunFile(BaseModel):
     target: str
     models: list[str]
     tables: dict[str, TableEntry]
+    asked: str = ""  # a digest of the settings and files of the run, before a search has chosen any
 
 
 @dataclass(frozen=True)
@@ -167,8 +176,9 @@ class Run:
 
 
 def write_tables(
-    folder: Path, tables: Mapping[str, Table], *, expression: str, task: str, target: str, models: list[str]
-) -> None:
+    folder: Path, tables: Mapping[str, Table], *, expression: str, task: str, target: str, models: list[str],
+    asked: str,
+) -> None:  # fmt: skip
     """tables.json, and each table's features and ids as an .npz file, so that the folder needs no other file."""
     (folder / "tables").mkdir()
     entries = {}
@@ -181,7 +191,9 @@ def write_tables(
             id_column=table.id_column,
             tree={**tree, "empty": {k: [list(a.shape), a.dtype.str] for k, a in arrays.items() if a.size == 0}},
         )  # fmt: skip
-    run = RunFile(version=__version__, expression=expression, task=task, target=target, models=models, tables=entries)
+    run = RunFile(
+        version=__version__, expression=expression, task=task, target=target, models=models, tables=entries, asked=asked
+    )  # fmt: skip
     write_json(folder / "tables.json", run.model_dump())
 
 

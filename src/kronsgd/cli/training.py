@@ -17,7 +17,7 @@ from kronsgd.cli.config import Config
 from kronsgd.cli.data import Data, load_data
 from kronsgd.cli.errors import say
 from kronsgd.cli.fitting import Fitted, committee, fit_seeds, mean_and_deviation, plain_warnings, score_parts
-from kronsgd.cli.keeping import Keeping, read_keeping
+from kronsgd.cli.keeping import Keeping, digest_of, read_keeping
 from kronsgd.cli.parameters import changed, defaults, make_model
 from kronsgd.cli.plan import plan_problem
 from kronsgd.cli.ranks import first_rank, over_ranks, process_group
@@ -48,7 +48,10 @@ LOSS_LABELS = {
 def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None:
     """Search if asked for, train, evaluate, write `out`. Exits with 1 if training diverged."""
     keeping, quiet = read_keeping(config, out), quiet or not first_rank()
-    if keeping is not None and keeping.resume and is_finished(out):
+    asked = digest_of(config)
+    if keeping is not None and keeping.resume and force:
+        raise ValueError("--resume goes on with a run and --force replaces it; give one of them.")
+    if keeping is not None and keeping.resume and is_finished(out, asked):
         if not quiet:
             say_plain(f"the run in {out.resolve()} is finished; there is nothing to go on with.")
         return
@@ -75,7 +78,7 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
         with staged(out) as folder:
             if found is not None:
                 write_json(folder / "search.json", found)
-            _write(folder, config, data, fitted, metrics)
+            _write(folder, config, data, fitted, metrics, asked)
     if keeping is not None and fitted[-1].model.stop_reason_ is not StopReason.INTERRUPTED:
         keeping.clear()
     if not quiet:
@@ -183,7 +186,9 @@ def _metrics(data: Data, fitted: list[Fitted]) -> dict[str, Any]:
     return {**whole, "seeds": seeds}
 
 
-def _write(folder: Path, config: Config, data: Data, fitted: list[Fitted], metrics: dict[str, Any]) -> None:
+def _write(
+    folder: Path, config: Config, data: Data, fitted: list[Fitted], metrics: dict[str, Any], asked: str
+) -> None:
     problem, names = data.problem, ["model.kron", *(f"model-{k}.kron" for k in range(2, len(fitted) + 1))]
     for name, one in zip(names, fitted, strict=True):
         one.model.save(folder / name)
@@ -195,7 +200,9 @@ def _write(folder: Path, config: Config, data: Data, fitted: list[Fitted], metri
     lines = [json.dumps({"seed": one.model.random_state, **record}) for one in fitted for record in one.model.history_]
     (folder / "history.jsonl").write_text("".join(line + "\n" for line in lines), encoding="utf-8")
     write_json(folder / "metrics.json", metrics)
-    write_tables(folder, data.tables, expression=config.expression, task=problem.task, target=data.target, models=names)
+    write_tables(
+        folder, data.tables, expression=config.expression, task=problem.task, target=data.target, models=names, asked=asked
+    )  # fmt: skip
     train, test = committee(fitted)
     if test is not None:
         write_predictions(folder / "predictions.csv", data.test_ids, test, problem.y_test)

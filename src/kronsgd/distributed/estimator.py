@@ -15,6 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from kronsgd.distributed.exchange import TorchExchange
 from kronsgd.engines.shards import join
+from kronsgd.estimators import KronEstimator
 from kronsgd.exchange import ALONE
 from kronsgd.parallel import threads
 from kronsgd.training import fingerprint
@@ -87,11 +88,18 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
 
     def fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> Self:
         """As the estimator's `fit`, on every rank with the same rows. ValueError where the ranks' data differ."""
+        if not isinstance(self.estimator, KronEstimator):
+            raise TypeError(
+                f"estimator={self.estimator!r} cannot be spread over ranks; give a KronRegressor or a KronClassifier. (A "
+                "search goes outside: GridSearchCV(Distributed(...)).)"
+            )
         exchange = TorchExchange(self.group)
         model = clone(self.estimator)
         if model.warm_start:
             raise ValueError("warm_start=True goes on from a fitted model, but Distributed starts anew; set warm_start=False.")
-        exchange.check_same("data", fingerprint(X, y, *args, *kwargs.values()))
+        rows = [value for name, value in kwargs.items() if name != "checkpoint"]
+        exchange.check_same("data", fingerprint(X, y, *args, *rows))
+        exchange.check_same("checkpoint=...", repr(kwargs.get("checkpoint")))
         exchange.check_same("parameters", repr(sorted(self._shared_params().items())))
         model._exchange = exchange
         if exchange.rank:
@@ -136,8 +144,22 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
             return gathered(self.estimator_)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole network to one file, on rank 0; the other ranks wait for it."""
-        exchange, whole = self.estimator_.state_.network.exchange, self.gather()
+        """Write the whole network to one file. Every rank calls it, rank 0 writes. OSError on all where it cannot."""
+        whole, failed = self.gather(), None
         if whole is not None:
-            whole.save(path)
-        exchange.barrier()
+            try:
+                whole.save(path)
+            except OSError as error:
+                failed = f"rank 0 could not write the model to {path}: {error.strerror or error}; give another path."
+        failed = self.estimator_.state_.network.exchange.broadcast(failed)
+        if failed is not None:
+            raise OSError(failed)
+
+    def __getattr__(self, name: str) -> Any:
+        """What fitting has told, such as history_ and classes_: that of `estimator_`."""
+        if name.startswith("_") or not name.endswith("_") or "estimator_" not in self.__dict__:
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name!r}; what an estimator has besides is on estimator_, for this "
+                "rank's neurons, and on gather(), which rank 0 gets, for all."
+            )
+        return getattr(self.__dict__["estimator_"], name)

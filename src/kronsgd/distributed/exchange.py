@@ -32,8 +32,8 @@ class TorchExchange(Exchange):
 
         if not dist.is_available() or not dist.is_initialized():
             raise RuntimeError(
-                "there is no process group; call torch.distributed.init_process_group() on every rank first, or fit the "
-                "estimator itself to train in one process."
+                "there is no process group; do this within `with kronsgd.distributed.process_group():` on every rank, or fit "
+                "the estimator itself to train in one process."
             )
         self._torch, self._dist, self._group = torch, dist, group
         self.rank, self.size = dist.get_rank(group), dist.get_world_size(group)
@@ -88,10 +88,14 @@ class TorchExchange(Exchange):
         """What torch raises where another rank has gone, in plain words."""
         try:
             yield
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
+            if not self._dist.is_initialized():
+                raise RuntimeError(
+                    "the process group has ended; predict, gather and save on every rank while it is there."
+                ) from None
             raise ConnectionError(
-                f"rank {self.rank} of {self.size} has lost the others ({str(error).splitlines()[0]}): one has stopped or "
-                "cannot be reached; see its messages, and go on from the last checkpoint."
+                f"rank {self.rank} of {self.size} has lost the others ({str(error).splitlines()[0]}): one has stopped, cannot "
+                "be reached, or has not called what this rank has; see its messages, and go on from the last checkpoint."
             ) from error
 
     def _tensor(self, array: Array) -> Any:
@@ -147,4 +151,4 @@ class TorchExchange(Exchange):
         return self._stop
 
     def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("a model that is spread over ranks cannot be pickled; save it, or take Distributed.gather().")
+        raise TypeError("a rank's part cannot be written by itself; call Distributed.save or .gather on every rank.")
