@@ -20,6 +20,7 @@ from helpers.ranks import (
     said,
     targets,
 )
+from kronsgd import initial
 from kronsgd.distributed import Distributed
 from kronsgd.engines import ENGINES
 from kronsgd.engines.shards import join, part
@@ -182,3 +183,13 @@ def test_parts_have_the_weights_of_the_whole_network(size):
     X, _ = problem(60)
     weights = [ENGINES["scan"].hidden_weights(ENGINES["scan"].initialize(p, X)) for p in (network, *parts)]
     np.testing.assert_array_equal(np.concatenate(weights[1:]), weights[0])
+
+
+def test_parts_keep_the_tables_that_the_whole_network_keeps(monkeypatch):
+    """For kept and unkept ones differ in their last bits."""
+    X, _ = problem(400)
+    network = TwoLayer(n_hidden=128)
+    monkeypatch.setattr(initial, "CACHE_BYTES", 30 * 4 * network.n_hidden)  # one table of 20 entities, not 24 more
+    parts = [Part.on_rank(network, OneOf(rank, 2)) for rank in range(2)]
+    kept = [len(initial.InitialWeights(p, X).values(X, True, "float32")._kept) for p in (network, *parts)]
+    assert kept == [1, 1, 1]
