@@ -21,6 +21,7 @@ from helpers.ranks import (
     said,
     targets,
 )
+from kronsgd import initial
 from kronsgd.distributed import Distributed
 from kronsgd.engines import ENGINES
 from kronsgd.engines.shards import join, part
@@ -194,3 +195,13 @@ def test_mistakes_with_a_fitted_model_are_told_on_every_rank(tmp_path):
         assert part_of_it.startswith("TypeError: a rank's part cannot be written by itself; call Distributed.save")
         assert missing.startswith("AttributeError: Distributed has no attribute 'partial_fit'; what an estimator has besides")
         assert fine == ""
+
+
+def test_parts_keep_the_tables_that_the_whole_network_keeps(monkeypatch):
+    """For kept and unkept ones differ in their last bits."""
+    X, _ = problem(400)
+    network = TwoLayer(n_hidden=128)
+    monkeypatch.setattr(initial, "CACHE_BYTES", 30 * 4 * network.n_hidden)  # one table of 20 entities, not 24 more
+    parts = [Part.on_rank(network, OneOf(rank, 2)) for rank in range(2)]
+    kept = [len(initial.InitialWeights(p, X).values(X, True, "float32")._kept) for p in (network, *parts)]
+    assert kept == [1, 1, 1]

@@ -42,14 +42,15 @@ def numbers(dtype, n=257, d=7):
 
 
 @pytest.mark.usefixtures("anything_is_large")
-@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "float16", ">f4", ">f8"])
 @pytest.mark.parametrize("options", TREATMENTS)
 def test_bits_are_those_from_memory(tmp_path, dtype, options):
     array = numbers(dtype)
     ours, twin = Dense(saved(tmp_path, array), **options), Dense(array, **options)
     assert isinstance(ours.array, MappedRows)
     assert not isinstance(twin.array, MappedRows)
-    assert ours.dtype == twin.dtype
+    assert ours.dtype == twin.dtype == np.dtype("f8" if array.dtype.itemsize == 8 else "f4")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ours)).inner(), twin.inner())
     for mine, its in ((ours.mean, twin.mean), (ours.scale, twin.scale)):
         np.testing.assert_array_equal(mine, its)
     np.testing.assert_array_equal(np.asarray(ours.array), twin.array)

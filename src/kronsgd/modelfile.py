@@ -34,8 +34,10 @@ def write_model(path: str | os.PathLike[str], arrays: Mapping[str, Array], meta:
             os.fsync(file.fileno())
         os.chmod(aside, 0o666 & ~_umask())
         os.replace(aside, path)
-    except BaseException:
+    except BaseException as error:
         Path(aside).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:  # a full disk names no file
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "check_real",
     "check_switch",
     "did_you_mean",
+    "float_type",
 ]
 
 
@@ -105,10 +106,15 @@ def as_float_matrix(name: str, value: Any) -> NDArray[np.floating[Any]]:
         )
     if array.shape[0] == 0 or array.shape[1] == 0:
         raise ValueError(f"{name} has shape {array.shape}; at least one row and one column are needed.")
-    dtype = array.dtype if array.dtype in (np.float32, np.float64) else np.dtype(np.float32)
-    array = np.ascontiguousarray(array, dtype=dtype)
+    array = np.ascontiguousarray(array, dtype=float_type(array.dtype))
     check_finite(name, array)
     return array
+
+
+def float_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type that numbers of this one are kept in: float32 and float64 of any byte order stay, all else becomes float32."""
+    native = dtype.newbyteorder("=")
+    return native if native in (np.float32, np.float64) else np.dtype(np.float32)
 
 
 def as_index(name: str, value: Any, n_entities: int) -> NDArray[np.int64]:

@@ -26,7 +26,7 @@ def one_line(error: BaseException) -> str:
         text += f"; see {context.command_path} --help." if context else "."
     elif isinstance(error, OSError) and error.strerror and error.filename is not None:
         text = f"{error.filename}: {error.strerror.lower()}; check the path and your rights to it."
-    elif isinstance(error, MemoryError):
+    elif isinstance(error, MemoryError) and "memory_limit" not in str(error):  # the plan's own says what to do
         text = f"there is not enough memory ({error}); use fewer rows or neurons."
     elif isinstance(error, KeyError) and error.args:
         text = str(error.args[0])

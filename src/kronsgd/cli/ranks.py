@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from kronsgd import distributed
 from kronsgd.distributed import thread_budget
 from kronsgd.parallel import threads
 
-__all__ = ["first_rank", "over_ranks", "process_group"]
+__all__ = ["first_rank", "from_first", "over_ranks", "process_group"]
 
 
 def over_ranks() -> bool:
@@ -21,6 +22,11 @@ def over_ranks() -> bool:
 def first_rank() -> bool:
     """Whether this process is the one that talks and writes."""
     return not over_ranks() or os.environ.get("RANK", "0") == "0"
+
+
+def from_first(value: Any) -> Any:
+    """What the first process has found, for only it need see the folder of the run. Every process calls it."""
+    return distributed.TorchExchange().broadcast(value) if over_ranks() else value
 
 
 @contextmanager

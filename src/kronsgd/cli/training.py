@@ -20,7 +20,7 @@ from kronsgd.cli.fitting import Fitted, committee, fit_seeds, mean_and_deviation
 from kronsgd.cli.keeping import Keeping, digest_of, read_keeping
 from kronsgd.cli.parameters import changed, defaults, make_model
 from kronsgd.cli.plan import plan_problem
-from kronsgd.cli.ranks import first_rank, over_ranks, process_group
+from kronsgd.cli.ranks import first_rank, from_first, over_ranks, process_group
 from kronsgd.cli.report import console, facts, number, say_plain, score_table, show_table
 from kronsgd.cli.runfolder import (
     CHECKPOINTS,
@@ -51,11 +51,12 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
     asked = digest_of(config)
     if keeping is not None and keeping.resume and force:
         raise ValueError("--resume goes on with a run and --force replaces it; give one of them.")
-    if keeping is not None and keeping.resume and is_finished(out, asked):
-        if not quiet:
-            say_plain(f"the run in {out.resolve()} is finished; there is nothing to go on with.")
+    finished = first_rank() and keeping is not None and keeping.resume and is_finished(out, asked)
+    if finished and not quiet:
+        say_plain(f"the run in {out.resolve()} is finished; there is nothing to go on with.")
+    if finished and not over_ranks():
         return
-    if first_rank():
+    if first_rank() and not finished:
         _check_out(out, force, keeping)
     if find_spec("matplotlib") is None:
         raise ModuleNotFoundError('the figures of a run need matplotlib; run pip install "kronsgd[plots]".')
@@ -66,6 +67,8 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
             "--test-fraction 0.2 (fraction in TOML), or something to search."
         )
     with process_group(), plain_warnings():
+        if from_first(finished):
+            return
         found = None if search is None else _searched(config, search, keeping, quiet=quiet)
         config = config if found is None else apply_setting(config, found["best"])
         data = load_data(config)
@@ -98,7 +101,7 @@ def _check_out(out: Path, force: bool, keeping: Keeping | None) -> None:
 
 def _searched(config: Config, search: Search, keeping: Keeping | None, *, quiet: bool) -> dict[str, Any]:
     """What search.json holds: from the run that this one goes on from, or by searching."""
-    found = None if keeping is None else keeping.searched(config)
+    found = from_first(None if keeping is None or not first_rank() else keeping.searched(config))
     if found is not None:
         if not quiet:
             say_plain(f"searched before: {found['best']}")

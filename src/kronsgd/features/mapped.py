@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from kronsgd.validation import check_finite
+from kronsgd.validation import check_finite, float_type
 
 __all__ = ["IN_MEMORY", "MappedRows", "Treatment", "column_statistics", "is_mapped", "safe_inverse", "same_start"]
 
@@ -75,7 +75,7 @@ class MappedRows:
     def __init__(self, raw: Array, treatment: Treatment) -> None:
         self._raw, self._treatment = raw, treatment
         self._chosen: NDArray[np.int64] | None = None  # rows of the file; None: all
-        self.dtype = np.dtype(raw.dtype if raw.dtype in (np.float32, np.float64) else np.float32)
+        self.dtype = float_type(raw.dtype)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -186,4 +186,4 @@ def safe_inverse(norms: Array) -> Array:
 
 def _as_float(rows: Array, dtype: np.dtype[Any]) -> Array:
     """Rows of a file in memory's own layout: float32 and float64 stay, all else becomes float32."""
-    return np.ascontiguousarray(rows, dtype=dtype if dtype in (np.float32, np.float64) else np.float32)
+    return np.ascontiguousarray(rows, dtype=float_type(dtype))
