@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from fuzz.checkpoint_mutators import change_checkpoints
+
 __all__ = ["MUTATORS"]
 
 NUMBERS = [
@@ -230,7 +232,12 @@ def _table(data: bytes, rng: random.Random) -> bytes:
     return suffix + b" " + kind + b"\n" + (change if rng.random() < 0.9 else _bytes)(content, rng)
 
 
+def _checkpoint(data: bytes, rng: random.Random) -> bytes:
+    """A folder of checkpoints."""
+    return change_checkpoints(data, rng, _json, _bytes)
+
+
 MUTATORS: dict[str, Callable[[bytes, random.Random], bytes]] = {
     "model": _safetensors, "run_folder": _archive, "table": _table, "pairs": _text(CSV), "config": _text(TOML),
-    "expression": _text(PIECES),
+    "expression": _text(PIECES), "checkpoint": _checkpoint,
 }  # fmt: skip

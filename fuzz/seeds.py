@@ -14,8 +14,13 @@ import numpy as np
 import scipy.sparse as sp
 
 import kronsgd as ks
+from fuzz.checkpoints import CASES, fit
 from kronsgd.cli.runfolder import write_tables
 from kronsgd.cli.tables import Table
+from kronsgd.engines.shards import part
+from kronsgd.training import Keeper, checkpoints_in
+from kronsgd.training.checkpoint_folder import NAME, described, read_meta, shard_name
+from kronsgd.training.shardfile import read_shard, write_shard
 
 CORPUS = Path(__file__).parent / "corpus"
 OPTIONS: dict[str, Any] = {
@@ -151,9 +156,71 @@ def texts() -> dict[str, dict[str, bytes]]:
     }
 
 
+def checkpoints() -> dict[str, bytes]:
+    """Folders with two checkpoints of a fit that was ended, one of them with two shards as two ranks leave them."""
+    out = {}
+    for case in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            _end_after_two(case, Path(folder))
+            files = {"case": case.encode()}
+            for path in checkpoints_in(Path(folder)):
+                files |= {f"{path.name}/{name}": content for name, content in _without_times(path, case).items()}
+            out[case] = _zipped(dict(sorted(files.items())))
+    return out
+
+
+class _Ended(Exception):
+    """Stands for the end of a process."""
+
+
+def _end_after_two(case: str, folder: Path) -> None:
+    save, left = Keeper.save, [0]
+
+    def ending(self: Keeper, position: Any) -> None:
+        save(self, position)
+        if not left:
+            raise _Ended
+        left.pop()
+
+    Keeper.save = ending  # type: ignore[method-assign]
+    try:
+        fit(case, ks.Checkpoint(folder, steps=2))
+    except _Ended:
+        pass
+    finally:
+        Keeper.save = save  # type: ignore[method-assign]
+
+
+def _without_times(path: Path, case: str) -> dict[str, bytes]:
+    """A checkpoint's files, of the same bytes whenever it is written."""
+    meta = read_meta(path)
+    meta["position"]["seconds"] = 0.0
+    meta["position"]["records"] = [{**r, "seconds": 0.0, "rows_per_second": 0.0} for r in meta["position"]["records"]]
+    n, shards = (2 if case.startswith("two-shards") else 1), read_shard(path / shard_name(0, 1), *meta["shards"][0])
+    meta["shards"], out = [], {}
+    for k in range(n):
+        arrays = {f"{kind}.{name}": array for kind in ("state", "kept") for name, array in _part(shards, kind, k, n)}
+        name = shard_name(k, n)
+        (path / "new").unlink(missing_ok=True)
+        meta["shards"].append(list(write_shard(path / "new", arrays)))
+        out[name] = (path / "new").read_bytes()
+    return {**out, NAME: described(meta)}
+
+
+def _part(shard: dict[str, Any], prefix: str, k: int, n: int) -> list[tuple[str, Any]]:
+    """The k'th of n parts of a shard's neurons."""
+    arrays = {name.removeprefix(f"{prefix}."): array for name, array in shard.items() if name.startswith(f"{prefix}.")}
+    if n == 1 or not arrays:
+        return list(arrays.items())
+    m = len(arrays["output_weights"])
+    return list(part(arrays, k * m // n, (k + 1) * m // n).items())
+
+
 def main() -> None:
     """Write all."""
-    for target, inputs in {"model": models(), "run_folder": run_folders(), "table": tables(), **texts()}.items():
+    for target, inputs in {
+        "model": models(), "run_folder": run_folders(), "table": tables(), "checkpoint": checkpoints(), **texts()
+    }.items():  # fmt: skip
         folder = CORPUS / target
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in inputs.items():

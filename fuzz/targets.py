@@ -7,17 +7,15 @@ of one line. Never another exception, never memory beyond what the file can fill
 from __future__ import annotations
 
 import io
-import resource
-import tempfile
-import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fuzz.checkpoints import checkpoint
+from fuzz.promise import Broken, promise
 from kronsgd import Dense, Kernel, KronRegressor, OneHot, load
 from kronsgd.cli.config import build_config
 from kronsgd.cli.expression import build_features
@@ -27,52 +25,18 @@ from kronsgd.datasets import PairTable, UnknownNameError, read_pairs, read_table
 from kronsgd.datasets.files import read_idx, read_matrix
 from kronsgd.features import Features, Leaf
 from kronsgd.features.serialize import features_from_state, features_state
-from kronsgd.planner import limits
 
 __all__ = ["TARGETS", "Broken"]
 
-MOST_BYTES = 1 << 28  # that one input may add to the process's peak
-MESSAGE = 4000  # characters of an error; it may quote an expression, and list a folder's or a table's names
 ROWS = 5  # of a model's or a table's rows that are used
 OUTSIDE = b"@OUTSIDE@"  # in a run folder: stands for the path of a file beside it
 IDS = ["a", "b", "7"]
 OUTSIDE_VALUE = 123456.5
 
 
-class Broken(AssertionError):
-    """kronsgd has broken its promise."""
-
-
-def _check_message(error: BaseException) -> None:
-    text = str(error)
-    if not 10 < len(text) < MESSAGE or len(text.splitlines()) != 1:
-        raise Broken(f"{type(error).__name__} with the message {text[:500]!r} of {len(text)} characters") from error
-
-
-def _peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-@contextmanager
-def _promise(*allowed: type[BaseException]) -> Iterator[Path]:
-    """An empty folder; within, only these errors may be raised, and memory is bounded."""
-    before, known = _peak(), limits.available_memory
-    limits.available_memory = lambda: float(MOST_BYTES)
-    try:
-        with warnings.catch_warnings(), np.errstate(all="ignore"), tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-            warnings.simplefilter("ignore")
-            yield Path(folder)
-    except allowed as error:
-        _check_message(error)
-    finally:
-        limits.available_memory = known
-    if _peak() - before > MOST_BYTES:
-        raise Broken(f"the peak of memory grew by {(_peak() - before) >> 20} MiB")
-
-
 def model(data: bytes) -> None:
     """A model file: it loads, predicts, goes on training, and is saved and loaded again alike, or it is refused."""
-    with _promise(ValueError, FileNotFoundError) as folder:
+    with promise(ValueError, FileNotFoundError) as folder:
         path = folder / "model.kron"
         path.write_bytes(data)
         _use_model(load(path), folder)
@@ -96,7 +60,7 @@ def _use_model(found: Any, folder: Path) -> None:
 
 def run_folder(data: bytes) -> None:
     """A zip of the files of a run's folder: its tables open, are looked up and used, or the run is refused."""
-    with _promise(ValueError, FileNotFoundError, UnknownNameError) as folder:
+    with promise(ValueError, FileNotFoundError, UnknownNameError) as folder:
         outside = folder / "outside.npz"
         np.savez(outside, ids=np.array(IDS), **{"table.array": np.full((3, 2), OUTSIDE_VALUE)})
         run = folder / "run"
@@ -143,7 +107,7 @@ def table(data: bytes) -> None:
     suffix, _, kind = head.decode("latin1").partition(" ")
     if suffix not in ("npy", "npz", "csv", "txt", "gz"):
         return
-    with _promise(ValueError, UnknownNameError, TypeError) as folder:
+    with promise(ValueError, UnknownNameError, TypeError) as folder:
         path = folder / f"table.{suffix}"
         path.write_bytes(content)
         if suffix == "txt":
@@ -159,7 +123,7 @@ def table(data: bytes) -> None:
 
 def pairs(data: bytes) -> None:
     """A .csv file of pairs with the columns a, b, y and w."""
-    with _promise(ValueError, UnknownNameError) as folder:
+    with promise(ValueError, UnknownNameError) as folder:
         path = folder / "pairs.csv"
         path.write_bytes(data)
         read = read_pairs(path, [PairTable(IDS), PairTable(np.arange(9))], ["a", "b"], "y", "w")
@@ -169,7 +133,7 @@ def pairs(data: bytes) -> None:
 
 def config(data: bytes) -> None:
     """A TOML file: the settings of a run, or a refusal."""
-    with _promise(ValueError, FileNotFoundError) as folder:
+    with promise(ValueError, FileNotFoundError) as folder:
         path = folder / "config.toml"
         path.write_bytes(data)
         found = build_config(read_toml(path))
@@ -183,7 +147,7 @@ def expression(data: bytes) -> None:
     tables: dict[str, Features] = {
         "a": Dense(np.arange(12.0).reshape(4, 3)), "b": OneHot([0, 1, 1, 0]), "c": Kernel(np.eye(4) + 1)
     }  # fmt: skip
-    with _promise(ValueError):
+    with promise(ValueError):
         X = build_features(data.decode("utf-8", "replace"), tables)
         _use_rows(X)
         KronRegressor(4, max_iter=1, learning_rate_init=0.1, engine="scan", random_state=0).fit(X, np.arange(4.0)).predict(X)
@@ -191,4 +155,5 @@ def expression(data: bytes) -> None:
 
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "model": model, "run_folder": run_folder, "table": table, "pairs": pairs, "config": config, "expression": expression,
+    "checkpoint": checkpoint,
 }  # fmt: skip

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from helpers.checkpoints import SMALL, Killed, ended_after, fit, pairs, saved
+from helpers.checkpoints import SMALL, Killed, ended_after, fit, pairs, rewrite, saved
 from kronsgd import Checkpoint, KronRegressor
 from kronsgd.training import checkpoint as checkpoints
 from kronsgd.training import checkpoint_folder, checkpoints_in, shardfile
@@ -246,13 +246,6 @@ def test_warm_start_and_wrong_arguments(data, tmp_path):
         fit(data, Checkpoint(tmp_path / "file"))
 
 
-def rewrite(path, **changes):
-    """The description with changes and a digest that fits."""
-    meta = json.loads((path / "checkpoint.json").read_text())
-    meta.pop("digest")
-    (path / "checkpoint.json").write_bytes(checkpoint_folder.described({**meta, **changes}))
-
-
 def test_another_format_is_refused(folder, data):
     rewrite(checkpoints_in(folder)[0], format=2)
     with pytest.raises(ValueError, match="has format 2; this version of kronsgd reads format 1") as info:
@@ -262,6 +255,14 @@ def test_another_format_is_refused(folder, data):
 
 def shard_of(path: Path) -> Path:
     return path / "shard-00000-of-00001.kron"
+
+
+def deep(path) -> bytes:
+    """The description with lists as deep as JSON may be read, but not shown in a message."""
+    meta = json.loads((path / "checkpoint.json").read_text())
+    meta.pop("digest")
+    meta["attempt"] = json.loads("[" * 900 + "]" * 900)
+    return checkpoint_folder.described(meta)
 
 
 def rewrite_shard(path, **arrays):
@@ -314,6 +315,14 @@ DAMAGES = {
     "no position": lambda p: rewrite(p, position=None),
     "a step before the start": lambda p: position(p, batch=-1),
     "epochs after the end": lambda p: position(p, epoch=50),
+    "other steps than its name's": lambda p: position(p, n_steps=2**53),
+    "another step than its name's": lambda p: rewrite(p, step=39),
+    "a number beyond floating point": lambda p: position(p, best=10**400),
+    "records without numbers": lambda p: position(p, records=[{"loss": 1.0}] * 3),
+    "a training that never ends": lambda p: rewrite(p, max_iter=10**12),
+    "another step size": lambda p: rewrite(p, learning_rate=1e-3),
+    "a deep attempt": lambda p: (p / "checkpoint.json").write_bytes(deep(p)),
+    "an end that is none": lambda p: rewrite(p, stop_reason="MAX_ITER"),
     "records of nothing": lambda p: position(p, records=[7]),
     "text for numbers": lambda p: position(p, sums="ab"),
     "a reason that is none": lambda p: rewrite(p, stop_reason="BORED"),
@@ -333,6 +342,7 @@ def test_the_one_before_a_damaged_one_is_used(damage, folder, data, tmp_path):
         model = fit(data, Checkpoint(folder, steps=20))
     assert len(told) == 1
     assert "\n" not in str(told[0].message)
+    assert len(str(told[0].message)) < 500
     assert saved(model, tmp_path) == whole
     assert before.name == "step-000000000020"
     assert [path.name for path in checkpoints_in(folder)] == ["step-000000000052-end", "step-000000000040"]

@@ -57,6 +57,15 @@ def test_sparse_adds_up_duplicates():
     assert np.array_equal(Sparse(matrix, normalize=False).inner(), np.array([[9.0, 0.0], [0.0, 16.0]]))
 
 
+def test_columns_without_entries_take_no_memory():
+    """Hashed features have as many columns as the hash has values."""
+    narrow = sp.random(9, 40, 0.3, random_state=0, format="csr")
+    wide = sp.csr_array((narrow.data, narrow.indices.astype(np.int64) << 50, narrow.indptr), shape=(9, 40 << 50))
+    a, b = Sparse(wide), Sparse(narrow)
+    assert a.inner().tobytes() == b.inner().tobytes()
+    assert a[[1, 2]].inner(a[::-1]).tobytes() == b[[1, 2]].inner(b[::-1]).tobytes()
+
+
 def test_sparse_from_state_to_the_last_bit():
     rng = np.random.default_rng(0)
     leaf = Sparse(sp.random(30, 200, 0.3, random_state=0))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fuzz import targets
+from fuzz import promise, targets
 
 CORPUS = Path(targets.__file__).parent / "corpus"
 INPUTS = [path for name in targets.TARGETS for path in sorted((CORPUS / name).iterdir())]
@@ -18,7 +18,7 @@ def test_promise_is_kept(path, monkeypatch):
     if path.name.startswith("seed-"):  # a whole file, which is not to be refused either
 
         def refused(error):
-            raise targets.Broken("a whole file is refused") from error
+            raise promise.Broken("a whole file is refused") from error
 
-        monkeypatch.setattr(targets, "_check_message", refused)
+        monkeypatch.setattr(promise, "check_message", refused)
     assert targets.TARGETS[path.parent.name](path.read_bytes()) is None  # raises where it is broken

@@ -48,6 +48,15 @@ def test_round_trip_and_new_entities(kind, engine, tmp_path):
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
 
 
+def test_a_parameter_set_after_fit_does_not_change_the_saved_network(tmp_path):
+    model, features = fitted("scan", features=3 * Dense(normal(30, 4)))
+    answers = model.predict(features)
+    model.set_params(normalize=False).save(tmp_path / "m")
+    loaded = load(tmp_path / "m")
+    assert loaded.normalize is False
+    assert loaded.predict(features).tobytes() == answers.tobytes()
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("init", ["structured", "gaussian"])
 def test_everything_that_a_model_says_survives(engine, init, tmp_path):

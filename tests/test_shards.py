@@ -47,3 +47,8 @@ def test_a_shard_is_a_safetensors_file(tmp_path):
     back = load_file(tmp_path / "s")
     assert back.keys() == arrays.keys()
     assert all(np.array_equal(back[name], array) and back[name].dtype == array.dtype for name, array in arrays.items())
+
+
+def test_lists_without_bounds_are_refused():
+    with pytest.raises(KeyError, match="indptr"):
+        part({"rows": np.arange(3), "values": np.ones(3)}, 0, 1)

@@ -62,7 +62,10 @@ def check_real(name: str, value: Any, low: float, high: float = np.inf, *, open_
     """`value` as a finite float in [low, high] (or (low, high]); TypeError or ValueError otherwise."""
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} is not a number; give a real number.")
-    value = float(value)
+    try:
+        value = float(value)
+    except OverflowError:  # an integer beyond what floating point holds
+        value = np.inf if value > 0 else -np.inf
     inside = (low < value if open_low else low <= value) and value <= high and np.isfinite(value)
     if not inside:
         left, right = ("(" if open_low else "["), (")" if high == np.inf else "]")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 
 from kronsgd import Dense, KronRegressor
 from kronsgd.training import checkpoint as checkpoints
+from kronsgd.training import checkpoint_folder
 
 SMALL = {"n_hidden": 64, "batch_size": 16, "max_iter": 4, "random_state": 0, "n_jobs": 1, "engine": "scan",
          "learning_rate_init": 50.0}  # fmt: skip
@@ -52,3 +55,10 @@ def ended_after(monkeypatch, n_saves, data, checkpoint, **options):
         except Killed:
             return True
     return False
+
+
+def rewrite(path, **changes):
+    """The description with changes and a digest that fits."""
+    meta = json.loads((path / "checkpoint.json").read_text())
+    meta.pop("digest")
+    (path / "checkpoint.json").write_bytes(checkpoint_folder.described({**meta, **changes}))

@@ -41,8 +41,7 @@ def part(arrays: Mapping[str, Array], first: int, beyond: int) -> dict[str, Arra
         elif name in BOUNDS:
             out[name] = array[first : beyond + 1] - array[first]
         elif name in OWN:
-            bounds = ends.get(OWN[name], arrays.get(OWN[name]))
-            assert bounds is not None
+            bounds = ends[OWN[name]] if OWN[name] in ends else arrays[OWN[name]]
             out[name] = array[bounds[first] : bounds[beyond]]
         else:
             out[name] = array[first:beyond]

@@ -40,7 +40,7 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         arrays |= {"input.mean": model._array_map.mean, "input.scale": model._array_map.scale}
     meta = {
         "class": type(model).__name__, "params": plain_params(model), "network": asdict(model.state_.network),
-        "engine": model.engine_, "normalize": bool(model.normalize), "features": tree, "basis": basis_tree,
+        "engine": model.engine_, "normalize": bool(model.state_.normalize), "features": tree, "basis": basis_tree,
         "history": _without_times(model.history_), "n_iter": model.n_iter_, "max_iter": getattr(model, "max_iter_", None),
         "stop_reason": model.stop_reason_.name, "learning_rate": model.learning_rate_,
         "n_features_in": getattr(model, "n_features_in_", None),

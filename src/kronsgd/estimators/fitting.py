@@ -97,10 +97,10 @@ def _start(
     model: Any, features: Features, rows: Any, targets: Array, weights: Array, warm: bool, known: Found | None
 ) -> Data:
     """The state over these rows, and what to train it on. known: a checkpoint, whose seed and engine are taken."""
-    configuration = {} if known is None else known.meta.get("configuration", {})
     seed = model.state_.network.seed if warm else model._draw_seed()
+    its_seed, engine = (None, None) if known is None else known.chosen()
     if not isinstance(model.random_state, (int, np.integer)):  # each fit has another seed, but for one that goes on
-        seed = configuration.get("network", {}).get("seed", seed)
+        seed = seed if its_seed is None else its_seed
     weights, validation = weights / weights.mean(), None
     if model.early_stopping:
         features, targets, weights, validation = hold_out(
@@ -110,7 +110,7 @@ def _start(
         model._check_same_network()
         numbers = grow(model, features)
     else:
-        numbers = model._start(features, rows, targets, seed, engine=configuration.get("engine_"))
+        numbers = model._start(features, rows, targets, seed, engine=engine if model.engine == "auto" else None)
     return Data(numbers, targets, weights, validation)
 
 
@@ -174,7 +174,7 @@ def _start_again(course: Course, tries: int) -> None:
     assert course.position is not None
     course.before += course.position.history.n_steps
     course.position = None
-    if course.attempt == tries:
+    if course.attempt >= tries:
         course.stop_reason = StopReason.DIVERGED
         return
     course.attempt, course.learning_rate = course.attempt + 1, course.learning_rate / 2

@@ -161,7 +161,8 @@ class Sparse(Leaf):
         check_finite("Sparse(matrix)", csr.data, lambda k: (_row_of_entry(csr, k), int(csr.indices[k])))
         if normalize:
             norms = np.sqrt(np.asarray(csr.multiply(csr).sum(axis=1), dtype=np.float64).ravel())
-            csr = sp.csr_array(sp.diags_array(safe_inverse(norms)) @ csr, dtype=csr.dtype)
+            csr.data = (csr.data * np.repeat(safe_inverse(norms), np.diff(csr.indptr))).astype(csr.dtype)
+            csr.eliminate_zeros()
         csr.sort_indices()
         self.matrix = csr
 
@@ -178,7 +179,8 @@ class Sparse(Leaf):
         return np.dtype(self.matrix.dtype)
 
     def entity_inner(self, other: Sparse, mine: Any, others: Any) -> Array:
-        return np.asarray((self.matrix[mine] @ other.matrix[others].T).toarray())
+        a, b = _narrowed(self.matrix[mine], other.matrix[others])
+        return np.asarray((a @ b.T).toarray())
 
     def entity_squared_norms(self) -> Array:
         return np.asarray(self.matrix.multiply(self.matrix).sum(axis=1), dtype=np.float64).ravel()
@@ -344,3 +346,15 @@ def _warn_of_dominant_column(rows: MappedRows) -> None:
 
 def _row_of_entry(csr: Any, k: int) -> int:
     return int(np.searchsorted(csr.indptr, k, side="right")) - 1
+
+
+def _narrowed(a: Any, b: Any) -> tuple[Any, Any]:
+    """Two CSR matrices without the columns that neither has: scipy's products take memory for each column."""
+    if a.shape[1] <= a.nnz + b.nnz:
+        return a, b
+    used, places = np.unique(np.concatenate([a.indices, b.indices]), return_inverse=True)
+    mine, its = np.split(places, [a.nnz])
+    return (
+        sp.csr_array((a.data, mine, a.indptr), shape=(a.shape[0], len(used))),
+        sp.csr_array((b.data, its, b.indptr), shape=(b.shape[0], len(used))),
+    )

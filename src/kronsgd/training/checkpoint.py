@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import reprlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from kronsgd.engines.base import Engine
 from kronsgd.engines.shards import join, part
 from kronsgd.training.checkpoint_folder import CheckpointFolder, Found
 from kronsgd.training.history import Position
+from kronsgd.training.horizon import MOST_EPOCHS
 from kronsgd.training.loop import Saver
 from kronsgd.training.stopping import StopReason
 from kronsgd.validation import check_integer, check_real, check_switch
@@ -26,6 +28,7 @@ __all__ = ["Checkpoint", "Course", "Keeper"]
 Array = NDArray[Any]
 logger = logging.getLogger("kronsgd")
 MINUTES = 10.0
+WRONG = ValueError, TypeError, LookupError, RecursionError, OSError  # what a hostile file provokes
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class Keeper(Saver):
             error: Exception | None = None
             try:
                 self._restore(found)
-            except (ValueError, TypeError, KeyError, IndexError, OSError) as raised:  # whatever a hostile file provokes
+            except WRONG as raised:
                 error = raised
             if self._folder.exchange.total(float(error is not None)) > 0:
                 self._folder.warn(found.path.name, error or ValueError("on another rank"))
@@ -143,14 +146,13 @@ class Keeper(Saver):
 
     def _check_same(self, found: Found) -> None:
         """ValueError where a checkpoint is not of this fit."""
-        meta, mine = found.meta, self._configuration
-        its = meta.get("configuration")
-        its = its if isinstance(its, dict) else {}
+        meta, mine, its = found.meta, self._configuration, found.configuration
         for name in [*mine, *(set(its) - set(mine))]:
             if mine.get(name) != its.get(name):
+                known = name if name in mine else reprlib.repr(name)
                 raise ValueError(
-                    f"{name}={mine.get(name)!r} differs from {its.get(name)!r} in the checkpoint {found.path}; resume with the "
-                    "same settings, or start anew in another folder."
+                    f"{known}={reprlib.repr(mine.get(name))} differs from {reprlib.repr(its.get(name))} in the checkpoint "
+                    f"{found.path}; resume with the same settings, or start anew in another folder."
                 )
         if meta.get("data") != self._data:
             raise ValueError(
@@ -158,7 +160,8 @@ class Keeper(Saver):
                 "start anew in another folder."
             )
         if meta.get("kronsgd") != __version__:
-            logger.warning("the checkpoint %s was made by kronsgd %s, not %s", found.path, meta.get("kronsgd"), __version__)
+            its_version = reprlib.repr(meta.get("kronsgd"))
+            logger.warning("the checkpoint %s was made by kronsgd %s, not %s", found.path, its_version, __version__)
 
     def _restore(self, found: Found) -> None:
         meta, network = found.meta, self._state.network
@@ -175,8 +178,21 @@ class Keeper(Saver):
             check_integer("max_iter", meta["max_iter"], 0), check_integer("before", meta["before"], 0, found.step),
             Position.of(meta["position"], kept), None if reason is None else StopReason[reason],
         )  # fmt: skip
-        assert self.course.position is not None
-        check_integer("epoch", self.course.position.epoch, 0, self.course.max_iter)
+        self._check_course(found)
+
+    def _check_course(self, found: Found) -> None:
+        """ValueError where the course is none that these settings can have taken to this step."""
+        c = self.course
+        assert c.position is not None
+        check_integer("epoch", c.position.epoch, 0, c.max_iter)
+        for name, value, most in (("max_iter", c.max_iter, MOST_EPOCHS), ("learning_rate_init", c.learning_rate, np.inf)):
+            known = self._configuration[name]
+            if value != known and (known != "auto" or value > most):
+                raise ValueError(f"the course has another {name} than these settings")
+        if c.before + c.position.history.n_steps != found.step:
+            raise ValueError(f"the course has {c.before:,} + {c.position.history.n_steps:,} instead of {found.step:,} steps")
+        if found.path.name.endswith("-end") != (c.stop_reason is not None):
+            raise ValueError("its name and its reason to stop do not agree")
 
     def _own(self, shards: list[dict[str, Array]], prefix: str, n_shards: int) -> dict[str, Array]:
         """This rank's arrays of those with a prefix, from its own shard or from all."""

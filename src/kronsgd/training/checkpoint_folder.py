@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import re
+import reprlib
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kronsgd.engines import ENGINES
 from kronsgd.exchange import Exchange
 from kronsgd.training.shardfile import DIGEST, flush_folder, flush_to_disk, open_regular, read_shard, write, write_shard
 from kronsgd.validation import check_integer
@@ -51,6 +53,20 @@ class Found:
     def step(self) -> int:
         """Steps that the run had taken."""
         return int(self.meta["step"])
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What must be the same; empty where there is nothing of the kind."""
+        its = self.meta.get("configuration")
+        return its if isinstance(its, dict) else {}
+
+    def chosen(self) -> tuple[int | None, str | None]:
+        """The seed that was drawn and the engine that was chosen; None where the file names none that can have been."""
+        network, engine = self.configuration.get("network"), self.configuration.get("engine_")
+        seed = network.get("seed") if isinstance(network, dict) else None
+        known = isinstance(seed, int) and not isinstance(seed, bool) and 0 <= seed < 2**32
+        chosen = isinstance(engine, str) and engine in ENGINES and engine != "torch"  # which is taken only when asked for
+        return (seed if known else None), (engine if chosen else None)
 
     def shards(self, rank: int, size: int) -> list[dict[str, Array]]:
         """The arrays of all shards in order, or of this rank's own if there are as many as ranks. ValueError where damaged."""
@@ -95,8 +111,11 @@ class CheckpointFolder:
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"{self.path} is a file; give a folder for the checkpoints.")
         self.path.mkdir(parents=True, exist_ok=True)
+        lock = self.path / ".lock"
+        if lock.is_symlink() or (lock.exists() and not lock.is_file()):
+            raise ValueError(f"{lock} is not a plain file; remove it, or give another folder.")
         try:
-            stack.enter_context(FileLock(self.path / ".lock", timeout=0))
+            stack.enter_context(FileLock(lock, timeout=0))
         except Timeout:
             raise BlockingIOError(
                 f"another process is writing checkpoints to {self.path}; wait for it or end it, or give another folder."
@@ -152,7 +171,8 @@ class CheckpointFolder:
         """Say that a checkpoint cannot be used."""
         if self.exchange.rank == 0 and name not in self._told:
             self._told.add(name)
-            warnings.warn(f"the checkpoint {self.path / name} is damaged ({error}); trying the one before.", stacklevel=2)
+            why = _brief(error)
+            warnings.warn(f"the checkpoint {self.path / name} is damaged ({why}); trying the one before.", stacklevel=2)
 
     # Writing -----------------------------------------------------------------------------------------------------------
 
@@ -234,13 +254,15 @@ def read_meta(path: Path) -> dict[str, Any]:
         raise Damaged(str(error)) from None
     if isinstance(found, int) and found != FORMAT:
         raise ValueError(
-            f"{path} has format {found}; this version of kronsgd reads format {FORMAT}: go on with the version that wrote it, "
-            "or start anew in another folder."
+            f"{path} has format {reprlib.repr(found)}; this version of kronsgd reads format {FORMAT}: go on with the version "
+            "that wrote it, or start anew in another folder."
         )
     try:
         if meta.pop("digest", None) != _digest(meta) or found != FORMAT:
             raise ValueError(f"{NAME} is not as it was written")
-        check_integer("step", meta["step"], 0, 10**12 - 1)
+        step, named = check_integer("step", meta["step"], 0, 10**12 - 1), STEP.fullmatch(path.name)
+        if named is not None and int(named[1]) != step:
+            raise ValueError(f"{NAME} is of step {step}")
         shards = meta["shards"]
         if not isinstance(shards, list) or not 1 <= len(shards) <= MOST_RANKS:
             raise ValueError(f"{NAME} names no shards")
@@ -251,6 +273,11 @@ def read_meta(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Damaged(str(error)) from None
     return meta
+
+
+def _brief(error: Exception) -> str:
+    """One line of bearable length: it may quote a file."""
+    return " ".join(str(error).split())[:200]
 
 
 def _digest(meta: Mapping[str, Any]) -> str:

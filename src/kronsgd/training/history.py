@@ -15,6 +15,7 @@ from kronsgd.validation import check_integer, check_real
 __all__ = ["History", "Position", "epoch_record"]
 
 Array = NDArray[Any]
+RECORD = {"epoch", "loss", "learning_rate", "fired", "seconds", "rows_per_second"}  # and "validation_loss", or not
 MOST = 2**53  # steps, fired pairs: whole numbers that a float holds
 
 
@@ -58,12 +59,7 @@ class Position:
     @classmethod
     def of(cls, numbers: Mapping[str, Any], kept: dict[str, Array] | None) -> Position:
         """What `numbers` gave, with the stopper's arrays. ValueError, TypeError or KeyError where it cannot have."""
-        records = list(numbers["records"])
-        for record in records:
-            if not isinstance(record, dict) or "loss" not in record:
-                raise ValueError(f"the history has a record {record!r}")
-            for name, value in record.items():
-                check_real(str(name), value, -np.inf)
+        records = [_checked(record, k) for k, record in enumerate(numbers["records"])]
         epoch = check_integer("epoch", numbers["epoch"], 0, MOST)
         if len(records) != epoch:
             raise ValueError(f"the history has {len(records)} records of {epoch} epochs")
@@ -76,6 +72,14 @@ class Position:
             History(records, n_steps=check_integer("n_steps", numbers["n_steps"], 0, MOST)),
             Stopper(best, check_integer("waited", numbers["waited"], 0, MOST), kept),
         )  # fmt: skip
+
+
+def _checked(record: Any, k: int) -> dict[str, float]:
+    """The k'th epoch's record. ValueError or TypeError where it cannot be."""
+    if not isinstance(record, dict) or record.keys() - {"validation_loss"} != RECORD:
+        raise ValueError(f"the history has no record of epoch {k + 1}")
+    numbers = {name: check_real(name, value, -np.inf) for name, value in record.items()}
+    return {**numbers, "epoch": check_integer("epoch", record["epoch"], k + 1, k + 1)}
 
 
 def epoch_record(epoch: int, sums: Array, n_rows: int, n_hidden: int, rate: float, seconds: float) -> dict[str, float]:
