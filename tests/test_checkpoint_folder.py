@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
@@ -274,6 +275,26 @@ def rewrite_shard(path, **arrays):
     rewrite(path, shards=[[size, digest]])
 
 
+def listed_twice(path):
+    """Tails that have each neuron's first row again."""
+    arrays = load_file(shard_of(path))
+    indptr, rows = arrays["state.indptr"], arrays["state.rows"]
+    known = np.diff(indptr) > 0
+    assert known.any()
+    return {
+        "state.tail_first": 64 * np.arange(len(indptr)), "state.tail_len": known.astype(np.int64),
+        "state.tail_rows": rows[indptr[:-1][known]], "state.tail_values": np.full(known.sum(), 0.1, "f4"),
+    }  # fmt: skip
+
+
+def foreign(path):
+    """A shard with numbers of 8 bits, and a size and a digest that fit."""
+    header = json.dumps({"state.x": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    content = len(header).to_bytes(8, "little") + header + bytes(4)
+    shard_of(path).write_bytes(content)
+    rewrite(path, shards=[[len(content), blake2b(content, digest_size=shardfile.DIGEST).hexdigest()]])
+
+
 def position(path, **changes):
     rewrite(path, position={**json.loads((path / "checkpoint.json").read_text())["position"], **changes})
 
@@ -329,6 +350,8 @@ DAMAGES = {
     "an attempt that is none": lambda p: rewrite(p, attempt="x"),
     "arrays of another shape": lambda p: rewrite_shard(p, **{"state.output_weights": np.zeros((3, 1), "f4")}),
     "numbers that are none": lambda p: rewrite_shard(p, **{"state.output_weights": np.full((64, 1), np.nan, "f4")}),
+    "a row in a list and in its tail": lambda p: rewrite_shard(p, **listed_twice(p)),
+    "a type that numpy lacks": lambda p: foreign(p),
     "a factor of 0": lambda p: rewrite_shard(p, **{"state.scale": np.zeros(1)}),
 }
 

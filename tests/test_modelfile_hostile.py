@@ -209,3 +209,12 @@ def test_nested_settings(tmp_path):
 def test_constants_that_have_squares():
     assert Constant(1e149).combine([]) > 0
     assert Constant(-1e-149).combine([]) > 0
+
+
+def test_a_message_does_not_repeat_a_whole_file(tmp_path):
+    model, _ = fitted("scan")
+    model.learning_rate_ = ["x" * 99] * 99
+    model.save(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"is not a consistent kronsgd model \(learning_rate=") as info:
+        load(tmp_path / "m")
+    assert len(str(info.value)) < 1000

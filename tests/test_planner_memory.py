@@ -11,6 +11,7 @@ import pytest
 import kronsgd as ks
 from helpers.planner import pairs, table
 from kronsgd import RBF, Bag, KronRegressor, OneHot
+from kronsgd.estimators import planning
 from kronsgd.planner import limits
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -85,6 +86,52 @@ def test_fit_that_does_not_fit_is_refused_before_it_allocates():
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 12 * MIB
+
+
+def drawn(rng, engine):
+    """(rows, targets, parameters) of a small to middling fit."""
+    n, n1, n2 = (int(k) for k in rng.integers([400, 20, 40], [1600, 50, 90]))
+    cells = rng.permutation(n1 * n2)[:n]
+    X = (1 + table(n1, 15)[cells // n2]) * (1 + table(n2, 11)[cells % n2])
+    options = {
+        "n_hidden": 2 * int(rng.integers(100, 500)), "max_iter": 2, "learning_rate_init": 1.0, "random_state": 0, "n_jobs": 1,
+        "engine": engine, "threshold": float(rng.choice([0.3, 1.5])), "alpha": float(rng.choice([0, 0.1])),
+        "train_output": bool(rng.integers(2)), "dtype": str(rng.choice(["float32", "float64"])),
+        "batch_size": int(rng.choice([8, 32, 64])) if engine != "grid" else "auto",
+        "early_stopping": bool(rng.integers(2)), "validation_fraction": float(rng.choice([0.1, 0.4])),
+    }  # fmt: skip
+    return X, rng.normal(size=len(X)), options
+
+
+PLANNING = 2 * MIB  # of the random neurons that a plan counts firing with; as many for every problem
+
+
+def peak_of(fit) -> int:
+    tracemalloc.start()
+    try:
+        fit()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("engine", ["scan", "dense", "eager", "tree", "grid"])
+def test_a_fit_stays_below_its_limit_or_is_refused(engine, seed, monkeypatch):
+    """At the least limit that the plan accepts, tracemalloc sees no more; a byte below that, nothing has been allocated."""
+    X, y, options = drawn(np.random.default_rng(seed), engine)
+    plans = []
+    make = planning.make_plan
+    monkeypatch.setattr(planning, "make_plan", lambda *a, **k: plans.append(make(*a, **k)) or plans[-1])
+    KronRegressor(**options, memory_limit="8 GiB").fit(X, y)  # compiles
+    limit = int(np.ceil(plans[0].costs[engine].memory))
+    assert peak_of(lambda: KronRegressor(**options, memory_limit=limit).fit(X, y)) <= max(limit, PLANNING)
+
+    def refused():
+        with pytest.raises(MemoryError, match="would need about"):
+            KronRegressor(**options, memory_limit=limit - 1).fit(X, y)
+
+    assert peak_of(refused) <= PLANNING
 
 
 def test_advice_fits():

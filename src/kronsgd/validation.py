@@ -14,6 +14,7 @@ __all__ = [
     "MOST",
     "as_float_matrix",
     "as_index",
+    "brief",
     "check_array",
     "check_choice",
     "check_count",
@@ -30,6 +31,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
     return f" Did you mean '{near[0]}'?" if near else ""
+
+
+def brief(error: Exception) -> str:
+    """An error's message as one line of bearable length: it may quote a file."""
+    return " ".join(str(error).split())[:500]
 
 
 MOST = 2**31 - 1  # of what is numbered in 32 bits

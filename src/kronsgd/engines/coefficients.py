@@ -232,6 +232,8 @@ class Coefficients:
         inside[indptr[1:-1][(indptr[1:-1] > 0) & (indptr[1:-1] < len(rows))] - 1] = False
         if (np.diff(rows)[inside] <= 0).any():
             raise ValueError("array 'rows' is not sorted within each neuron's list")
+        if _twice(indptr, rows, tail_len, tail_rows):
+            raise ValueError("array 'tail_rows' has a row that is in the same neuron's list, too")
         scale = float(check_array("scale", arrays, (1,), "f")[0])
         if not SMALLEST_SCALE <= abs(scale) <= LARGEST_SCALE:
             raise ValueError(f"array 'scale' holds {scale}, not a factor")
@@ -244,6 +246,17 @@ class Coefficients:
         c.tail_rows[places], c.tail_values[places] = tail_rows, tail_values
         c.scale = scale
         return c
+
+
+def _twice(indptr: Array, rows: Array, tail_len: Array, tail_rows: Array) -> bool:
+    """Whether a neuron has a row both in its sorted list and in its tail. Cost: tail entries · ln(length of a list)."""
+    ends = np.cumsum(tail_len)
+    for r in np.flatnonzero((tail_len > 0) & (np.diff(indptr) > 0)):
+        own, tail = rows[indptr[r] : indptr[r + 1]], tail_rows[ends[r] - tail_len[r] : ends[r]]
+        place = np.searchsorted(own, tail)
+        if (own[np.minimum(place, len(own) - 1)] == tail).any():
+            return True
+    return False
 
 
 def _whole(segments: Segments) -> Segments:

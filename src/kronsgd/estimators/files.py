@@ -20,7 +20,7 @@ from kronsgd.network import TwoLayer
 from kronsgd.parallel import threads
 from kronsgd.planner import check_restorable
 from kronsgd.training import StopReason
-from kronsgd.validation import check_choice, check_real
+from kronsgd.validation import brief, check_choice, check_real
 
 __all__ = ["load_model", "plain_params", "save_model"]
 
@@ -69,7 +69,7 @@ def load_model(path: str | os.PathLike[str], classes: Mapping[str, Any]) -> Any:
         with threads(model.n_jobs):
             _restore(model, arrays, meta)
     except Exception as error:  # whatever a damaged or hostile file provokes
-        raise ValueError(f"{path} is not a consistent kronsgd model ({error}); save the model again.") from None
+        raise ValueError(f"{path} is not a consistent kronsgd model ({brief(error)}); save the model again.") from None
     return model
 
 

@@ -149,7 +149,7 @@ class Keeper(Saver):
         meta, mine, its = found.meta, self._configuration, found.configuration
         for name in [*mine, *(set(its) - set(mine))]:
             if mine.get(name) != its.get(name):
-                known = name if name in mine else reprlib.repr(name)
+                known = name if name in mine else f"the setting {reprlib.repr(name)}"
                 raise ValueError(
                     f"{known}={reprlib.repr(mine.get(name))} differs from {reprlib.repr(its.get(name))} in the checkpoint "
                     f"{found.path}; resume with the same settings, or start anew in another folder."

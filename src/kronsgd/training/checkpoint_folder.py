@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from kronsgd.engines import ENGINES
 from kronsgd.exchange import Exchange
 from kronsgd.training.shardfile import DIGEST, flush_folder, flush_to_disk, open_regular, read_shard, write, write_shard
-from kronsgd.validation import check_integer
+from kronsgd.validation import brief, check_integer
 
 __all__ = ["FORMAT", "CheckpointFolder", "Found", "checkpoints_in"]
 
@@ -171,7 +171,7 @@ class CheckpointFolder:
         """Say that a checkpoint cannot be used."""
         if self.exchange.rank == 0 and name not in self._told:
             self._told.add(name)
-            why = _brief(error)
+            why = brief(error)
             warnings.warn(f"the checkpoint {self.path / name} is damaged ({why}); trying the one before.", stacklevel=2)
 
     # Writing -----------------------------------------------------------------------------------------------------------
@@ -273,11 +273,6 @@ def read_meta(path: Path) -> dict[str, Any]:
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Damaged(str(error)) from None
     return meta
-
-
-def _brief(error: Exception) -> str:
-    """One line of bearable length: it may quote a file."""
-    return " ".join(str(error).split())[:200]
 
 
 def _digest(meta: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ def read_shard(path: Path, size: int, digest: str) -> dict[str, Array]:
     try:
         with safe_open(path, framework="numpy") as tensors:
             return {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, TypeError, KeyError) as error:
+    except (SafetensorError, TypeError, KeyError, AttributeError) as error:  # the last: of types that numpy lacks
         raise ValueError(f"{path.name} is no safetensors file ({error})") from None
 
 
