@@ -177,7 +177,7 @@ class Run:
 
 def write_tables(
     folder: Path, tables: Mapping[str, Table], *, expression: str, task: str, target: str, models: list[str],
-    asked: str,
+    asked: str = "",
 ) -> None:  # fmt: skip
     """tables.json, and each table's features and ids as an .npz file, so that the folder needs no other file."""
     (folder / "tables").mkdir()
