@@ -35,7 +35,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def brief(error: Exception) -> str:
     """An error's message as one line of bearable length: it may quote a file."""
-    return " ".join(str(error).split())[:500]
+    return " ".join(str(error).split())[:300]
 
 
 MOST = 2**31 - 1  # of what is numbered in 32 bits
