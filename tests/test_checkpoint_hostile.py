@@ -71,3 +71,12 @@ def test_attempts_come_to_an_end(data, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="grew without bound"):
         model = fit(data, Checkpoint(tmp_path / "c"), **options)
     assert model.learning_rate_ == 1e300
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("x"), lambda path: path.symlink_to("nowhere")])
+def test_what_has_the_name_of_the_next_checkpoint_gives_way(make, folder, data):
+    """A pipe that is opened would wait for ever."""
+    newest = int(checkpoints_in(folder)[0].name.removeprefix("step-"))
+    make(folder / f"step-{newest + 20:012d}")
+    fit(data, Checkpoint(folder, steps=20))
+    assert all(path.is_dir() for path in folder.glob("step-*"))

@@ -122,7 +122,7 @@ class CheckpointFolder:
             ) from None
         for left in self.path.glob(".step-*"):  # by a process that was ended while writing
             if STEP.fullmatch(left.name[1:]) and left.is_dir() and not left.is_symlink():
-                shutil.rmtree(left)
+                _remove(left)
         known = checkpoints_in(self.path)
         if known and not resume:
             raise ValueError(
@@ -224,10 +224,18 @@ class CheckpointFolder:
             flush_to_disk(file)
         flush_folder(aside)
         target = self.path / name
-        if target.exists():  # of a run that went on from an earlier one: this one is damaged, or the same
-            shutil.rmtree(target)
+        if os.path.lexists(target):  # of a run that went on from an earlier one: this one is damaged, or the same
+            _remove(target)
         os.rename(aside, target)
         flush_folder(self.path)
+
+
+def _remove(path: Path) -> None:
+    """Whatever is there. rmtree would open a pipe, and wait for someone to write to it."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 class Damaged(ValueError):
