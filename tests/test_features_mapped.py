@@ -41,29 +41,34 @@ def numbers(dtype, n=257, d=7):
     return np.abs(array).astype(dtype) if np.dtype(dtype).kind in "ui" else array.astype(dtype)
 
 
+def assert_rounded(ours, its):
+    np.testing.assert_allclose(ours, its, rtol=0, atol=8 * np.finfo(its.dtype).eps * np.abs(its).max())
+
+
 @pytest.mark.usefixtures("anything_is_large")
 @pytest.mark.parametrize("dtype", ["float32", "float64", "uint8", "float16", ">f4", ">f8"])
 @pytest.mark.parametrize("options", TREATMENTS)
-def test_bits_are_those_from_memory(tmp_path, dtype, options):
+def test_rows_are_those_from_memory(tmp_path, dtype, options):
+    """To the last bit; their inner products to rounding, which matrix products do by the place of a row in a tile."""
     array = numbers(dtype)
     ours, twin = Dense(saved(tmp_path, array), **options), Dense(array, **options)
     assert isinstance(ours.array, MappedRows)
     assert not isinstance(twin.array, MappedRows)
     assert ours.dtype == twin.dtype == np.dtype("f8" if array.dtype.itemsize == 8 else "f4")
-    np.testing.assert_array_equal(pickle.loads(pickle.dumps(ours)).inner(), twin.inner())
+    assert_rounded(pickle.loads(pickle.dumps(ours)).inner(), twin.inner())
     for mine, its in ((ours.mean, twin.mean), (ours.scale, twin.scale)):
         np.testing.assert_array_equal(mine, its)
     np.testing.assert_array_equal(np.asarray(ours.array), twin.array)
     np.testing.assert_array_equal(ours.entity_squared_norms(), twin.entity_squared_norms())
     rows = np.array([5, 0, 200, 5])
-    np.testing.assert_array_equal(ours[rows].inner(ours), twin[rows].inner(twin))
-    np.testing.assert_array_equal(ours.inner(), twin.inner())
+    assert_rounded(ours[rows].inner(ours), twin[rows].inner(twin))
+    assert_rounded(ours.inner(), twin.inner())
     np.testing.assert_array_equal(ours[rows].dense(), twin[rows].dense())
     some = ours.select_entities(np.arange(3, 250))
     assert isinstance(some.array, MappedRows)
     np.testing.assert_array_equal(np.asarray(some.array), twin.array[3:250])
     np.testing.assert_array_equal(some.select_entities(rows).entity_squared_norms(), twin.entity_squared_norms()[rows + 3])
-    np.testing.assert_array_equal(ours.in_double_precision().inner(), twin.in_double_precision().inner())
+    assert_rounded(ours.in_double_precision().inner(), twin.in_double_precision().inner())
     assert ours.entity_keys() == twin.entity_keys()
     assert known_rows(ours, twin).all()
     assert known_rows(twin, ours).all()

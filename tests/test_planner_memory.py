@@ -115,6 +115,7 @@ def peak_of(fit) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.usefixtures("one_thread")  # for the dense engine's tiles are one for each thread
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("engine", ["scan", "dense", "eager", "tree", "grid"])
 def test_a_fit_stays_below_its_limit_or_is_refused(engine, seed, monkeypatch):
