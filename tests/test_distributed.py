@@ -12,6 +12,7 @@ from helpers.ranks import (
     all_trained,
     bytes_per_step,
     estimator,
+    folded,
     gathered,
     interrupted,
     mishandled,
@@ -205,3 +206,7 @@ def test_parts_keep_the_tables_that_the_whole_network_keeps(monkeypatch):
     parts = [Part.on_rank(network, OneOf(rank, 2)) for rank in range(2)]
     kept = [len(initial.InitialWeights(p, X).values(X, True, "float32")._kept) for p in (network, *parts)]
     assert kept == [1, 1, 1]
+
+
+def test_what_is_folded_is_added_in_the_order_of_the_ranks():
+    assert on_ranks(3, folded) == [sum([1.0, 3.0, 1e17, -1e17, 5.0, 7.0])] * 3 != [16.0] * 3
