@@ -10,6 +10,7 @@ import pytest
 
 from helpers.checkpoints import ENGINES, SMALL, ended_after, fit, pairs, saved
 from kronsgd import Checkpoint, KronClassifier, StopReason
+from kronsgd.planner import Plan
 from kronsgd.training import checkpoint as checkpoints
 from kronsgd.training import checkpoints_in
 
@@ -132,6 +133,16 @@ def test_ctrl_c_saves_a_checkpoint(data, tmp_path, monkeypatch):
     assert model.stop_reason_ is StopReason.INTERRUPTED
     assert [path.name for path in checkpoints_in(tmp_path / "c")] == ["step-000000000020"]
     assert saved(fit(data, Checkpoint(tmp_path / "c")), tmp_path) == whole
+
+
+def test_more_memory_goes_on_where_too_little_ended_training(data, tmp_path, monkeypatch):
+    whole = fit(data)
+    with monkeypatch.context() as patched:
+        patched.setattr(Plan, "most_coefficients", lambda self, engine: 0.8 * whole.state_.coefficients.nnz)
+        model = fit(data, Checkpoint(tmp_path / "c"), memory_limit="1 GiB")
+    assert model.stop_reason_ is StopReason.MEMORY
+    assert model.state_.coefficients.nnz < whole.state_.coefficients.nnz
+    assert saved(fit(data, Checkpoint(tmp_path / "c"), memory_limit="2 GiB"), tmp_path) == saved(whole, tmp_path)
 
 
 def test_minutes(data, tmp_path, monkeypatch):

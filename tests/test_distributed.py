@@ -17,6 +17,7 @@ from helpers.ranks import (
     interrupted,
     mishandled,
     on_ranks,
+    outgrown,
     problem,
     refused,
     said,
@@ -26,7 +27,7 @@ from kronsgd import initial
 from kronsgd.distributed import Distributed
 from kronsgd.engines import ENGINES
 from kronsgd.engines.shards import join, part
-from kronsgd.estimators.planning import chosen_engine
+from kronsgd.estimators.planning import plan_to_train
 from kronsgd.network import Part, TwoLayer
 
 CASES = {
@@ -113,6 +114,12 @@ def test_ctrl_c_on_one_rank_stops_all_in_the_same_step(tmp_path):
     assert ks.load(tmp_path / "m.kron").stop_reason_ is ks.StopReason.INTERRUPTED
 
 
+def test_too_little_memory_on_one_rank_stops_all_in_the_same_step():
+    results = on_ranks(2, outgrown)
+    assert results[0] == results[1]
+    assert results[0][0] == "MEMORY"
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
@@ -170,7 +177,8 @@ class OneOf:
 def test_ranks_keep_the_engine_of_a_checkpoint_that_one_process_chose():
     X, _ = problem()
     network = Part.on_rank(TwoLayer(64), OneOf(0, 2))
-    chosen = [chosen_engine(estimator({"engine": "auto"}), network, X, False, known) for known in (None, "grid", "tree")]
+    model = estimator({"engine": "auto"})
+    chosen = [plan_to_train(model, network, X, False, known).choose() for known in (None, "grid", "tree")]
     assert chosen == ["scan", "grid", "scan"]
 
 

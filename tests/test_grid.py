@@ -238,6 +238,20 @@ def test_outputs_of_new_rows_in_any_order(monkeypatch, small):
     assert np.array_equal(model.predict(new[:1]).shape, (1,))
 
 
+def test_few_scattered_rows_take_each_strip_once(monkeypatch):
+    """Though hardly a block of them has all the outer entities of its strip."""
+    left, right, X = pairs()
+    model = trained("grid", X, target(X))
+    rng = np.random.default_rng(6)
+    build, built = grid_module.kernels.build_strip, []
+    monkeypatch.setattr(grid_module.kernels, "build_strip", lambda *arrays: built.append(arrays[4]) or build(*arrays))
+    monkeypatch.setattr(grid_module, "PREDICT_ROWS", 2)
+    outer = rng.permutation(150)[:140]
+    model.predict((1 + left[rng.integers(0, 19, 140)]) * (1 + right[outer]))
+    assert len(built) == 3  # of 64 outer entities
+    assert np.array_equal(np.sort(np.concatenate(built)), np.arange(140))  # numbered anew, for some do not occur
+
+
 @pytest.mark.parametrize("engine", ["grid", "scan", "dense"])
 @pytest.mark.parametrize("columns", [None, 2])
 def test_predict_grid_is_predict_on_all_pairs(monkeypatch, engine, columns):

@@ -106,6 +106,13 @@ def drawn(rng, engine):
 PLANNING = 2 * MIB  # of the random neurons that a plan counts firing with; as many for every problem
 
 
+def kept_plans(monkeypatch) -> list:
+    """The plans that will be made."""
+    plans, make = [], planning.make_plan
+    monkeypatch.setattr(planning, "make_plan", lambda *a, **k: plans.append(make(*a, **k)) or plans[-1])
+    return plans
+
+
 def peak_of(fit) -> int:
     tracemalloc.start()
     try:
@@ -121,9 +128,7 @@ def peak_of(fit) -> int:
 def test_a_fit_stays_below_its_limit_or_is_refused(engine, seed, monkeypatch):
     """At the least limit that the plan accepts, tracemalloc sees no more; a byte below that, nothing has been allocated."""
     X, y, options = drawn(np.random.default_rng(seed), engine)
-    plans = []
-    make = planning.make_plan
-    monkeypatch.setattr(planning, "make_plan", lambda *a, **k: plans.append(make(*a, **k)) or plans[-1])
+    plans = kept_plans(monkeypatch)
     KronRegressor(**options, memory_limit="8 GiB").fit(X, y)  # compiles
     limit = int(np.ceil(plans[0].costs[engine].memory))
     assert peak_of(lambda: KronRegressor(**options, memory_limit=limit).fit(X, y)) <= max(limit, PLANNING)
@@ -133,6 +138,28 @@ def test_a_fit_stays_below_its_limit_or_is_refused(engine, seed, monkeypatch):
             KronRegressor(**options, memory_limit=limit - 1).fit(X, y)
 
     assert peak_of(refused) <= PLANNING
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize("engine", ["scan", "grid"])
+def test_training_ends_where_what_is_learned_outgrows_its_limit(engine, monkeypatch):
+    """More neurons fire in training than the plan could know: the fit stays below the limit all the same."""
+    X = pairs(1500)
+    y = np.sign(np.random.default_rng(0).normal(size=len(X)))
+    options = {
+        "engine": engine, "max_iter": 20, "learning_rate_init": 5000.0, "learning_rate": "constant", "threshold": 2.5,
+        "random_state": 0, "n_jobs": 1,
+    }  # fmt: skip
+    plans = kept_plans(monkeypatch)
+    whole = KronRegressor(1024, memory_limit="8 GiB", **options).fit(X, y)
+    limit = int(plans[0].costs[engine].memory + whole.plan_.costs[engine].memory) // 2
+    fits = []
+    assert peak_of(lambda: fits.append(KronRegressor(1024, memory_limit=limit, **options).fit(X, y))) <= limit
+    model = fits[0]
+    assert model.stop_reason_ is ks.StopReason.MEMORY
+    assert 0 < model.n_iter_ < whole.n_iter_ == 20
+    assert model.loss_curve_ == whole.loss_curve_[: model.n_iter_]
+    assert np.isfinite(model.predict(X)).all()
 
 
 def test_advice_fits():

@@ -56,7 +56,9 @@ class TwoLayer:
 
     def __post_init__(self) -> None:
         check_integer("n_hidden", self.n_hidden, 1, MOST)
+        check_integer("n_outputs", self.n_outputs, 1)
         check_integer("init_rank", self.init_rank, 1)
+        check_integer("seed", self.seed, 0)
         check_choice("init", self.init, ["structured", "gaussian"])
         check_choice("dtype", self.dtype, ["float32", "float64"])
         check_real("threshold", self.threshold, -math.inf)

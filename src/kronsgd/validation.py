@@ -30,7 +30,7 @@ __all__ = [
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`" Did you mean 'x'?"` for the nearest known name, or an empty string."""
     near = difflib.get_close_matches(str(name), list(known), n=1)
-    return f" Did you mean '{near[0]}'?" if near else ""
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def brief(error: Exception) -> str:

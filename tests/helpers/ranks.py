@@ -134,6 +134,20 @@ def interrupted(path: str) -> tuple[str, int]:
     return model.estimator_.stop_reason_.name, model.estimator_._exchange.n_gathers
 
 
+def outgrown() -> tuple[str, int]:
+    """Rank 1 has memory for fewer coefficients than it comes to."""
+    import torch.distributed as dist
+
+    from kronsgd.distributed import Distributed
+    from kronsgd.planner import Plan
+
+    if dist.get_rank() == 1:
+        Plan.most_coefficients = lambda self, engine: 2000.0  # type: ignore[method-assign]
+    X, y = problem()
+    model = Distributed(estimator({"max_iter": 30, "tol": 0.0, "n_iter_no_change": 30})).fit(X, y)
+    return model.estimator_.stop_reason_.name, model.estimator_._exchange.n_gathers
+
+
 def checkpointed(params: dict[str, Any], folder: str, path: str, n_saves: int = 0) -> Any:
     """Fit with a checkpoint every 7 steps, and end after so many of them (0: never); save at the end."""
     from kronsgd.distributed import Distributed

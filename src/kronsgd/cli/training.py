@@ -82,7 +82,7 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
             if found is not None:
                 write_json(folder / "search.json", found)
             _write(folder, config, data, fitted, metrics, asked)
-    if keeping is not None and fitted[-1].model.stop_reason_ is not StopReason.INTERRUPTED:
+    if keeping is not None and not any(one.model.stop_reason_.cut_short for one in fitted):
         keeping.clear()
     if not quiet:
         _conclude(config, fitted, metrics, out, keeping)
@@ -240,6 +240,6 @@ def _conclude(
     say_plain(f"epochs trained: {fitted[-1].model.n_iter_} of at most {fitted[-1].model.max_iter_}")
     say_plain(f"written: {out.resolve()}")
     say_plain(f"pictures: {', '.join(str(path.resolve()) for path in sorted(out.glob('*.png')))}")
-    if reason is StopReason.INTERRUPTED:
+    if reason.cut_short:
         going_on = "" if keeping is None else " Go on with --resume."
         say("warning", f"training was interrupted; the model so far was kept.{going_on}")

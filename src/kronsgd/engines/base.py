@@ -100,6 +100,10 @@ class Engine(ABC):
     def update(self, state: Any, step: Step) -> None:
         """Phase 4: add the coefficients; no other row's state is touched."""
 
+    def size(self, state: Any) -> int:
+        """Number of coefficients, of the engines whose memory grows with it; 0 of others."""
+        return 0
+
     @abstractmethod
     def extend(self, state: Any, features: Features) -> Any:
         """The state over more rows: `features` starts with the rows the state has."""

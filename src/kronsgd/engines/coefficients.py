@@ -82,6 +82,11 @@ class Coefficients:
     def nnz(self) -> int:
         """Number of stored coefficients."""
         self.settle()
+        return self.size
+
+    @property
+    def size(self) -> int:
+        """`nnz` without what waits. Cost: m."""
         return len(self.values) + int(self.tail_len.sum())
 
     def lists(self) -> tuple[Any, ...]:

@@ -177,9 +177,15 @@ class GridEngine(Engine):
         for part in _by_key(outer // most, inner // most):
             view = self.view(state, features[part])
             tables = view.tables
-            for places in _by_key(tables.outer // lanes, tables.inner // PREDICT_ROWS):
-                out[part[places]] = self.forward(state, places, view).outputs
+            for strip in _by_key(tables.outer // lanes):
+                outer = np.unique(tables.outer[strip])  # all at once: blocks that lack some of them would each begin anew
+                _strip(state, view, Tile(outer, 0, 0), next(w for w in LANES if len(outer) <= w), passing=True)
+                for block in _by_key(tables.inner[strip] // PREDICT_ROWS):
+                    out[part[strip[block]]] = self.forward(state, strip[block], view).outputs
         return out
+
+    def size(self, state: GridState) -> int:
+        return state.coefficients.size
 
     def extend(self, state: GridState, features: Features) -> GridState:
         """More rows: the coefficients move to the cells that the old rows have in the larger grid."""

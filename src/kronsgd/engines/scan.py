@@ -140,6 +140,9 @@ class ScanEngine(Engine):
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights
 
+    def size(self, state: ScanState) -> int:
+        return state.coefficients.size
+
     def extend(self, state: ScanState, features: Features) -> ScanState:
         """Cost: that of the new rows, where `features` has grown in place; now and then that of a copy of everything."""
         state.initial.prototype.check_compatible(features)

@@ -19,7 +19,7 @@ from kronsgd.estimators.fitting import fit
 from kronsgd.estimators.inputs import ArrayMap, read_rows
 from kronsgd.estimators.pairs import PairScores
 from kronsgd.estimators.parameters import check_known, names_checked, unchanged_on_error
-from kronsgd.estimators.planning import chosen_engine, measured_plan
+from kronsgd.estimators.planning import measured_plan, plan_to_train
 from kronsgd.estimators.stream import partial_fit
 from kronsgd.exchange import ALONE, Exchange, check_alone
 from kronsgd.features.base import Features
@@ -257,7 +257,9 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
             network = Part.on_rank(network, self._exchange)
         else:
             check_alone()
-        self.engine_ = chosen_engine(self, network, features, stream, engine)
+        plan = plan_to_train(self, network, features, stream, engine)
+        self.engine_ = plan.choose()
+        self._most_coefficients = plan.most_coefficients(self.engine_)
         self.state_ = self._engine.initialize(network, features, bool(self.normalize))
         self._known = None
         self.n_iter_, self.threshold_ = 0, network.threshold

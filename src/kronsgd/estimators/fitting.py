@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from kronsgd.estimators.files import plain_params
 from kronsgd.estimators.inputs import check_weights, read_rows
 from kronsgd.estimators.parameters import check_params
+from kronsgd.estimators.planning import planned
 from kronsgd.estimators.stream import grow
 from kronsgd.estimators.warning import warn_of_divergence
 from kronsgd.features.base import Features
@@ -109,6 +110,8 @@ def _start(
     if warm:
         model._check_same_network()
         numbers = grow(model, features)
+        plan = planned(model, model.state_.network, model.state_.features, engine=model.engine_)
+        model._most_coefficients = plan.most_coefficients(model.engine_)
     else:
         numbers = model._start(features, rows, targets, seed, engine=engine if model.engine == "auto" else None)
     return Data(numbers, targets, weights, validation)
@@ -139,7 +142,9 @@ def _train(model: Any, data: Data, keeper: Keeper | None, warm: bool) -> None:
     while course.stop_reason is None:
         model.learning_rate_ = course.learning_rate
         settings = model._settings(data.numbers, data.targets, model.max_iter_)
-        settings = replace(settings, worst=WORST) if course.attempt < tries else settings
+        settings = replace(
+            settings, most=model._most_coefficients, worst=WORST if course.attempt < tries else settings.worst
+        )
         course.position = course.position or Position()
         try:
             course.stop_reason = train(
@@ -153,7 +158,7 @@ def _train(model: Any, data: Data, keeper: Keeper | None, warm: bool) -> None:
     model.learning_rate_ = course.learning_rate
     position.history.stop_reason = course.stop_reason
     model._record(position.history)
-    if keeper is not None and not finished and course.stop_reason is not StopReason.INTERRUPTED:
+    if keeper is not None and not finished and not course.stop_reason.cut_short:
         keeper.finish(position)
     if course.stop_reason is StopReason.DIVERGED:
         warn_of_divergence(model, "fit")

@@ -92,7 +92,8 @@ PARAMETERS = """
         Threads; None uses all. The result does not depend on it.
     memory_limit : float, str or "auto", default="auto"
         Memory that fit may take: bytes (1 MiB or more), or text such as "8 GiB"; "auto" is 0.9 of what is free. What
-        cannot fit is refused before it is allocated.
+        cannot fit is refused before it is allocated. Where more neurons fire in training than the plan could know, training
+        ends before it takes more than that, and keeps the model of its last step (stop_reason_ says so).
     verbose : bool, default=False
         Show a progress bar.
 

@@ -11,7 +11,7 @@ from kronsgd.planner import Plan, Schedule, make_plan
 from kronsgd.training import rows_per_step
 from kronsgd.training.horizon import SAMPLE
 
-__all__ = ["chosen_engine", "engine_over_ranks", "measured_plan", "planned"]
+__all__ = ["engine_over_ranks", "measured_plan", "plan_to_train", "planned"]
 
 OVER_RANKS = ("scan", "grid", "torch")  # engines that add up their outputs block by block; torch's bits depend on the ranks
 
@@ -36,11 +36,11 @@ def planned(model: Any, network: TwoLayer, features: Features, stream: bool = Fa
     )
 
 
-def chosen_engine(model: Any, network: TwoLayer, features: Features, stream: bool, engine: str | None = None) -> str:
-    """The engine to train with. engine: what "auto" became before. ValueError or MemoryError where none can."""
+def plan_to_train(model: Any, network: TwoLayer, features: Features, stream: bool, engine: str | None = None) -> Plan:
+    """The plan whose choice to train with. engine: what "auto" became before. ValueError for one that ranks cannot use."""
     if network.exchange.shared and engine not in OVER_RANKS:
         engine = engine_over_ranks(model)
-    return planned(model, network, features, stream, engine).choose()
+    return planned(model, network, features, stream, engine)
 
 
 def engine_over_ranks(model: Any) -> str:

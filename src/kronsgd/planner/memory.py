@@ -29,7 +29,7 @@ __all__ = ["ON_GPU", "PEAK_STAGES", "device_parts", "peak_bytes"]
 
 Parts = Mapping[str, float]  # what takes the memory -> bytes
 SLACK, FIXED = 1.02, 768 * 1024  # for what is not counted: allocators, Python objects
-UNEVEN = 1.1  # mean room of a tail over that of a neuron that fires like the average one, where it depends on one cause only
+UNEVEN = 1.1  # mean room of a tail for batches over that of a neuron that fires like the average one
 ROW_VECTORS = 4  # numbers of 8 bytes for each row: weights, shuffled order, batches, row numbers
 HELD_OUT = 3  # more where some rows are held out: what is left has indices of its own
 GROWN = 0.84  # of all coefficients are in the lists that the last compaction of an only epoch finds (measured: 0.71 to 0.83)
@@ -107,12 +107,17 @@ def _lists(
     m, entry = p.network.n_hidden, 4.0 + p.itemsize
     mean, bounds, merged = count * p.alpha_last, 8.0 * m * n_slices, GROWN if p.schedule.one_epoch else 1.0
     added = STEPS * p.fired * size
-    room = UNEVEN * max(TAIL, merged * mean / LISTS_PER_TAIL, added) + (UNEVEN - 1) * 4 * (1 - p.fired) ** 2 * added
+    room = _larger(merged * mean / LISTS_PER_TAIL, UNEVEN * max(TAIL, added)) + (UNEVEN - 1) * 4 * (1 - p.fired) ** 2 * added
     tails, lists = m * room * entry, (place + p.itemsize) * mean * m
     saved = entry * mean * m + 8.0 * m + tails
     compacting = {"tails": tails, "coefficients": (1 + merged) * lists + bounds, "compaction": 4.0 * m * room + 3 * bounds}
     at_rest = {"tails": tails, "coefficients": lists + bounds, "best model": saved}
     return compacting, at_rest, {**at_rest, "best model": 2 * saved}
+
+
+def _larger(a: float, b: float) -> float:
+    """Mean of the larger of two positive numbers that vary between neurons around a and b."""
+    return float((a**3 + b**3) ** (1 / 3))
 
 
 def _largest_batch(p: Problem) -> int:

@@ -97,6 +97,22 @@ class Plan:
             known |= {"alpha": alpha, "alpha_last": alpha}
         return replace(self, problem=replace(self.problem, **known))
 
+    def most_coefficients(self, engine: str) -> float:
+        """How many coefficients a training with this engine may come to within memory_limit; infinite if all of them."""
+        p, low, high = self.problem, 0.0, 1.0
+
+        def fits(share: float) -> bool:
+            grown = replace(p, alpha_last=share, fired=max(p.fired, share))
+            return peak_bytes(engine, grown)[0] <= self.memory_limit
+
+        if fits(high):
+            return math.inf
+        while high - low > 1e-4 * high:
+            middle = (low + high) / 2
+            low, high = (middle, high) if fits(middle) else (low, middle)
+        rows = p.sides[2] if engine == "grid" and p.sides is not None else p.n_rows
+        return low * max(rows - p.schedule.batch_size, 0) * p.network.n_hidden  # a step is over before it is looked at
+
     def _cost(self, engine: str) -> EngineCost:
         p, reason = self.problem, _unfit(engine, self.problem)
         if reason:

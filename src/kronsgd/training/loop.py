@@ -51,6 +51,7 @@ class Settings:
     cells: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # (inner, outer) entity of each row: train on blocks
     groups: NDArray[np.int64] | None = None  # of each row: batches go from group to group
     stream: bool = False  # rows as they come, of which no epoch begins
+    most: float = np.inf  # coefficients that this rank's neurons may have
     worst: float = TOO_LARGE  # mean loss of an epoch, in multiples of that of answering 0, above which training has diverged
 
 
@@ -165,7 +166,7 @@ class _Training:
             while reason is None and at.epoch < self.settings.max_iter:
                 reason = self._epoch()
         at.history.stop_reason = reason or StopReason.MAX_ITER
-        if reason is StopReason.INTERRUPTED:
+        if reason is not None and reason.cut_short:
             logger.warning("stopped: %s", reason.value)
         else:
             at.stopper.restore_best(self.engine, self.state)
@@ -184,8 +185,9 @@ class _Training:
         for batch, rate in zip(batches[at.batch :], rates[at.batch :], strict=True):
             self._step(batch, rate)
             at.seconds = time.perf_counter() - started
-            if self._interrupted_or_saved():
-                return StopReason.INTERRUPTED
+            reason = self._cut_short_or_saved()
+            if reason is not None:
+                return reason
         fired, last = at.sums[1], batches[-1]
         record = epoch_record(
             self.first_epoch + at.epoch, at.sums, len(self.targets), state.network.whole.n_hidden, rates[-1],
@@ -216,15 +218,16 @@ class _Training:
         if mean * TOO_LARGE / self.settings.worst > self.limit:
             raise Diverged
 
-    def _interrupted_or_saved(self) -> bool:
-        """Save the position where that is due, on all ranks alike; whether training was interrupted."""
-        exchange, due, interrupted = self.state.network.exchange, self.saver.due(self.at.history.n_steps), self.interrupted()
-        if not exchange.agreed(due or interrupted):
-            return False
-        due, interrupted = (exchange.total(wish) > 0 for wish in (due, interrupted))  # on some rank, now or a step before
-        if due or interrupted:
+    def _cut_short_or_saved(self) -> StopReason | None:
+        """Save the position where that is due, on all ranks alike; why training must end here, if it must."""
+        exchange, full = self.state.network.exchange, self.engine.size(self.state) > self.settings.most
+        wishes = self.saver.due(self.at.history.n_steps), self.interrupted(), full
+        if not exchange.agreed(any(wishes)):
+            return None
+        due, interrupted, full = (exchange.total(wish) > 0 for wish in wishes)  # on some rank, now or a step before
+        if due or interrupted or full:
             self.saver.save(self.at)
-        return interrupted
+        return StopReason.INTERRUPTED if interrupted else StopReason.MEMORY if full else None
 
 
 def _progress(settings: Settings, n_rows: int, at: Position) -> Any:

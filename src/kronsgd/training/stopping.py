@@ -25,7 +25,13 @@ class StopReason(StrEnum):
     DIVERGED = "the loss grew without bound; lower learning_rate_init or leave it at 'auto'."
     SILENT = "no neuron fires on any training row; lower threshold or learning_rate_init."
     INTERRUPTED = "interrupted by the user; the model of the last finished step was kept."
+    MEMORY = "what is learned outgrew memory_limit; raise it or lower n_hidden. The model of the last finished step was kept."
     PARTIAL = "one pass over the rows of partial_fit is done."
+
+    @property
+    def cut_short(self) -> bool:
+        """Whether training may go on from here, with more time or memory."""
+        return self in (StopReason.INTERRUPTED, StopReason.MEMORY)
 
 
 @dataclass
