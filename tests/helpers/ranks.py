@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from multiprocessing import get_context
 from typing import Any
 
@@ -79,6 +80,29 @@ def all_trained(cases: dict[str, dict[str, Any]], folder: str) -> dict[str, Any]
     return out
 
 
+PARTS = (0, 40, 41, 42, 180, 181, 400)  # of a stream: passes of several steps, and single ones
+
+
+def streamed(model: Any, X: Any, y: np.ndarray, **how: Any) -> Any:
+    """The model after a stream of rows, some of them of entities that come later."""
+    for start, stop in pairwise(PARTS):
+        model.partial_fit(X[start:stop], y[start:stop], **how)
+        model.predict(X[:3])  # which must not move it
+    return model
+
+
+def streams_trained(cases: dict[str, dict[str, Any]], folder: str) -> list[int]:
+    """Train on a stream over the ranks with each of some parameters, and save; the rows that each model knows."""
+    from kronsgd.distributed import Distributed
+
+    (X, y), n_rows = problem(), []
+    for name, params in cases.items():
+        model = streamed(Distributed(estimator(params)), X, y)
+        model.save(f"{folder}/{name}.kron")
+        n_rows.append(model.estimator_.features_.n_rows)
+    return n_rows
+
+
 def bytes_per_step(params: dict[str, Any], sizes: dict[str, Any]) -> list[int]:
     """The bytes that each of some training steps sends."""
     from kronsgd.distributed import TorchExchange
@@ -108,7 +132,7 @@ def gathered(n_blocks: int) -> tuple[np.ndarray, list[float]]:
     return exchange.gather(np.tile(own[:, None], (2, 1, 3)), 1, [exchange.rank, 1])
 
 
-def refused(params: dict[str, Any], other_data: bool = False) -> Any:
+def refused(params: dict[str, Any], other_data: bool = False, call: str = "fit") -> Any:
     """Fit what must be refused; on rank 1 other data, if asked for."""
     import torch.distributed as dist
 
@@ -117,7 +141,7 @@ def refused(params: dict[str, Any], other_data: bool = False) -> Any:
     X, y = problem()
     if other_data and dist.get_rank() == 1:
         y = y + 1
-    return Distributed(estimator(params)).fit(X, y)
+    return getattr(Distributed(estimator(params)), call)(X, y)
 
 
 def interrupted(path: str) -> tuple[str, int]:
@@ -193,7 +217,7 @@ def mishandled(path: str) -> list[str]:
     model, said = Distributed(estimator({})), []
     for call in (
         lambda: Distributed(Ridge()).fit(X, y), lambda: model.save(path), lambda: model.fit(X, y).save(f"{path}/none/m.kron"),
-        lambda: model.estimator_.save(path), lambda: model.partial_fit(X, y), lambda: model.predict(X[:3]),
+        lambda: model.estimator_.save(path), lambda: model.rank, lambda: model.predict(X[:3]),
     ):  # fmt: skip
         try:
             call()

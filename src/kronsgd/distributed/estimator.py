@@ -17,6 +17,8 @@ from kronsgd.distributed.exchange import TorchExchange
 from kronsgd.engines.shards import join
 from kronsgd.estimators import KronEstimator
 from kronsgd.exchange import ALONE
+from kronsgd.features.base import Features
+from kronsgd.features.serialize import compress
 from kronsgd.parallel import threads
 from kronsgd.training import fingerprint
 
@@ -88,6 +90,27 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
 
     def fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> Self:
         """As the estimator's `fit`, on every rank with the same rows. ValueError where the ranks' data differ."""
+        model = self._new_model()
+        rows = [value for name, value in kwargs.items() if name != "checkpoint"]
+        model._exchange.check_same("data", fingerprint(X, y, *args, *rows))
+        model._exchange.check_same("checkpoint=...", repr(kwargs.get("checkpoint")))
+        with self._budget(), _silent(model._exchange.rank > 0):
+            model.fit(X, y, *args, **kwargs)
+        self.estimator_ = model
+        return self
+
+    def partial_fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> Self:
+        """As the estimator's `partial_fit`, on every rank with the same rows in the same order. Besides, it costs a digest."""
+        model = self.estimator_ if "estimator_" in self.__dict__ else self._new_model()
+        rows = compress(X) if isinstance(X, Features) else X  # of large tables only the entities of this call
+        model._exchange.check_same("data", fingerprint(rows, y, *args, *kwargs.values()))
+        with self._budget(), _silent(model._exchange.rank > 0):
+            model.partial_fit(X, y, *args, **kwargs)
+        self.estimator_ = model
+        return self
+
+    def _new_model(self) -> Any:
+        """A model without neurons yet that is to train with the other ranks'."""
         if not isinstance(self.estimator, KronEstimator):
             raise TypeError(
                 f"estimator={self.estimator!r} cannot be spread over ranks; give a KronRegressor or a KronClassifier. (A "
@@ -97,17 +120,11 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
         model = clone(self.estimator)
         if model.warm_start:
             raise ValueError("warm_start=True goes on from a fitted model, but Distributed starts anew; set warm_start=False.")
-        rows = [value for name, value in kwargs.items() if name != "checkpoint"]
-        exchange.check_same("data", fingerprint(X, y, *args, *rows))
-        exchange.check_same("checkpoint=...", repr(kwargs.get("checkpoint")))
         exchange.check_same("parameters", repr(sorted(self._shared_params().items())))
         model._exchange = exchange
         if exchange.rank:
             model.verbose = False
-        with self._budget(), _silent(exchange.rank > 0):
-            model.fit(X, y, *args, **kwargs)
-        self.estimator_ = model
-        return self
+        return model
 
     def _shared_params(self) -> dict[str, Any]:
         """The parameters that must be the same on all ranks."""
