@@ -9,9 +9,11 @@ import pytest
 
 import kronsgd as ks
 from helpers.ranks import (
+    LINGERS,
     all_trained,
     bytes_per_step,
     estimator,
+    failing_alone,
     folded,
     gathered,
     interrupted,
@@ -146,6 +148,20 @@ def test_what_ranks_cannot_train_is_refused_on_all_of_them(params, message):
     for error in on_ranks(2, refused, params):
         assert isinstance(error, (ValueError, MemoryError))
         assert message in str(error)
+
+
+@pytest.mark.parametrize("kind", [MemoryError, AssertionError, KeyboardInterrupt])
+def test_an_error_that_one_rank_meets_and_survives_ends_the_others_at_once(kind):
+    ranks = on_ranks(3, failing_alone, kind)
+    (own, when), _ = ranks[1]
+    assert own == f"{kind.__name__}: of rank 1 alone"
+    for rank in (0, 2):
+        told, then = ranks[rank][0]
+        assert told.startswith(f"ConnectionError: rank {rank} of 3 has lost the others (")
+        assert "\n" not in told
+        assert then - when < LINGERS / 2
+    for (_, _), (again, _) in ranks:
+        assert again.startswith("RuntimeError: there is no process group; ")
 
 
 @pytest.mark.parametrize("call", ["fit", "partial_fit"])

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
 from itertools import pairwise
 from multiprocessing import get_context
 from typing import Any
@@ -20,6 +21,8 @@ from sklearn.linear_model import Ridge
 
 import kronsgd as ks
 from kronsgd.parallel import threads
+
+PATIENCE = timedelta(seconds=90)  # with a rank that says nothing: a test fails where it would hang
 
 
 def on_ranks(size: int, work: Callable[..., Any], *args: Any, n_threads: int = 1) -> list[Any]:
@@ -34,14 +37,15 @@ def on_ranks(size: int, work: Callable[..., Any], *args: Any, n_threads: int = 1
 def _rank(rank: int, size: int, store: str, n_threads: int, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=PATIENCE)
     try:
         with threads(n_threads):
             return work(*args)
     except Exception as error:
         return error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def problem(n: int = 400, n_left: int = 20, n_right: int = 24, dims: tuple[int, int] = (5, 4)) -> tuple[Any, np.ndarray]:
@@ -192,6 +196,37 @@ def full_disk(folder: str) -> Any:
     if dist.get_rank() == 1:
         shardfile.write = full
     return checkpointed({}, folder, "never")
+
+
+LINGERS = 4.0  # seconds that a rank lives on after an error of its own
+
+
+def failing_alone(kind: type[BaseException]) -> list[tuple[str, float]]:
+    """Rank 1 meets an error in the middle of training, catches it and lives on. What a rank hears of two fits, and when."""
+    import torch.distributed as dist
+
+    from kronsgd.distributed import Distributed
+    from kronsgd.training import loop
+
+    (X, y), rank, step, count = problem(), dist.get_rank(), loop.train_step, [0]
+
+    def failing(*args: Any) -> Any:
+        count[0] += 1
+        if rank == 1 and count[0] == 5:
+            raise kind("of rank 1 alone")
+        return step(*args)
+
+    heard, loop.train_step = [], failing
+    try:
+        for _ in range(2):
+            try:
+                Distributed(estimator({})).fit(X, y)
+            except BaseException as error:
+                heard.append((f"{type(error).__name__}: {error}", time.time()))
+            time.sleep(LINGERS if rank == 1 and len(heard) == 1 else 0.0)
+    finally:
+        loop.train_step = step
+    return heard
 
 
 def said(params: dict[str, Any]) -> list[str]:
