@@ -123,12 +123,12 @@ def test_handlers_are_what_they_were():
 
 @pytest.fixture
 def ranks(own):
-    """(folder, arguments, how to start them on two ranks) of a training of 1,200 steps; its checkpoints are in folder/run."""
+    """(folder, arguments, how to start them on two ranks) of a training of 360 steps; no checkpoint is due in folder/run."""
     pytest.importorskip("torch.distributed")
     folder, flags = own
-    args = ["train", *flags, *OPTIONS, "--set", "max_iter=200", "--set", "tol=0", "--set", "n_iter_no_change=200"]
+    args = ["train", *flags, *OPTIONS, "--set", "max_iter=60", "--set", "tol=0", "--set", "n_iter_no_change=60"]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "kronsgd"]
-    command += [*args, "--checkpoint-every", "40 steps", "--resume", "--out", folder / "run"]
+    command += [*args, "--checkpoint-every", "2 h", "--resume", "--out", folder / "run"]
 
     def start():
         environment = {**os.environ, "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -138,30 +138,31 @@ def ranks(own):
 
 
 def ended(start, folder, end):
-    """Start a training, end it when there is a checkpoint, and wait: (exit code, standard error, the last step)."""
+    """Start a training, end it when all ranks have begun, and wait: (exit code, standard error, step of the checkpoint)."""
     process, checkpoints = start(), folder / "run/checkpoints/seed-0"
     deadline = time.monotonic() + 120
-    while not checkpoints_in(checkpoints) and process.poll() is None and time.monotonic() < deadline:
+    while not (checkpoints / ".lock").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.002)
     end(process)
     _, errors = process.communicate(timeout=60)
-    return process.returncode, errors, int(checkpoints_in(checkpoints)[0].name.split("-")[1])
+    (saved,) = checkpoints_in(checkpoints)
+    return process.returncode, errors, int(saved.name.split("-")[1])
 
 
 def workers(process):
     """The process ids of what torchrun has started, by rank."""
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True, check=True)
+    children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=True)
     return sorted(map(int, children.stdout.split()))
 
 
 def test_torchrun_is_ended_and_all_ranks_stop_with_one_checkpoint(ranks):
     folder, args, start = ranks
-    _, errors, step = ended(start, folder, lambda process: process.terminate())
+    code, errors, step = ended(start, folder, lambda process: process.terminate())
+    assert code != 0  # torchrun's own, 1
     assert errors.count("training was ended by SIGTERM; the model so far was kept") == 1, errors
     assert "SIGKILL" not in errors
     assert "error" not in [line.split()[0] for line in errors.splitlines() if line]
-    assert 0 < step < 1200
-    assert step % 40  # not one that was due
+    assert 0 < step < 360
     assert load(folder / "run/model.kron").stop_reason_.name == "INTERRUPTED"
     process = start()
     _, errors = process.communicate(timeout=100)
@@ -178,5 +179,5 @@ def test_one_rank_is_ended_and_all_stop_with_one_checkpoint(ranks):
     codes = re.findall(r"exitcode *: (-?\d+)", errors)
     assert "143" in codes  # torchrun ends the other as soon as it sees that
     assert set(codes) <= {"143", "-15"}, errors
-    assert 0 < step < 1200
+    assert 0 < step < 360
     assert load(folder / "run/model.kron").stop_reason_.name == "INTERRUPTED"
