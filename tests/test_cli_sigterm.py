@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import re
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import time
 import pytest
 from typer.testing import CliRunner
 
-import kronsgd.cli.training as training
+import kronsgd.cli.fitting as fitting
 import kronsgd.training.loop as loop
 from helpers.cli import FILES, call
 from kronsgd import load
@@ -69,34 +70,35 @@ def test_the_checkpoint_of_that_step_is_gone_on_from_to_the_same_bytes(own, told
     assert not (folder / "run/checkpoints").exists()
 
 
-def test_what_comes_after_training_does_not_keep_it_from_being_written(own, monkeypatch):
+@pytest.mark.parametrize("where", ["kronsgd.cli.fitting.predict_rows", "kronsgd.cli.training._write"])
+def test_what_comes_after_training_does_not_keep_it_from_being_written(where, own, monkeypatch):
     folder, flags = own
-    write = training._write
+    work = pkgutil.resolve_name(where)
 
     def told_to_end(*args):
         os.kill(os.getpid(), signal.SIGTERM)
-        return write(*args)
+        return work(*args)
 
-    monkeypatch.setattr(training, "_write", told_to_end)
+    monkeypatch.setattr(where, told_to_end)
     call("train", *flags, *OPTIONS, "--set", "max_iter=2", "--out", folder / "run")
     assert load(folder / "run/model.kron").stop_reason_.name == "MAX_ITER"
 
 
 def test_between_two_networks_no_further_one_is_begun(own, monkeypatch):
     folder, flags = own
-    predict = training.fit_seeds.__globals__["predict_rows"]
+    predict = fitting.predict_rows
 
     def told_to_end(*args):
         os.kill(os.getpid(), signal.SIGTERM)
         return predict(*args)
 
-    monkeypatch.setattr("kronsgd.cli.fitting.predict_rows", told_to_end)
+    monkeypatch.setattr(fitting, "predict_rows", told_to_end)
     args = [*flags, *OPTIONS, "--set", "max_iter=2", "--seeds", 2, "--checkpoint-every", "2 h", "--out", folder / "run"]
     result = CliRunner().invoke(app, ["train", *map(str, args)])
     assert result.exit_code == 143
     assert load(folder / "run/model.kron").stop_reason_.name == "MAX_ITER"
     assert not (folder / "run/model-2.kron").exists()
-    monkeypatch.setattr("kronsgd.cli.fitting.predict_rows", predict)
+    monkeypatch.setattr(fitting, "predict_rows", predict)
     call("train", *args, "--resume")
     call("train", *args[:-4], "--out", folder / "whole")
     for name in ("model.kron", "model-2.kron"):
