@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
+import tempfile
 import tomllib
 
 import numpy as np
@@ -13,6 +15,7 @@ import tomli_w
 from typer.testing import CliRunner
 
 import kronsgd.cli.search as search_module
+import kronsgd.cli.training as training
 import kronsgd.training.loop as loop
 from helpers.cli import FILES, SMALL, call, column, mistake, rows_of
 from kronsgd import load
@@ -261,3 +264,41 @@ def test_divergence_is_told_and_exits_with_1(own):
     assert result.exit_code == 1
     assert "warning: learning_rate_init" in result.stderr
     assert load(folder / "run/model.kron").stop_reason_.name == "DIVERGED"
+
+
+def full_disk(monkeypatch, folder):
+    """No room for a run in this folder."""
+    staged = training.staged
+
+    def refusing(out):
+        if out.parent == folder:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
+        return staged(out)
+
+    monkeypatch.setattr(training, "staged", refusing)
+
+
+def test_a_run_that_finds_its_disk_full_goes_to_the_temporary_folder(own, monkeypatch):
+    folder, flags = own
+    (folder / "spare").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "spare"))
+    full_disk(monkeypatch, folder)
+    said = mistake("train", *flags, *SMALL, "--test", folder / "test.csv", "--out", folder / "run", "-q")
+    (run,) = folder.glob("spare/kronsgd-*/run")
+    assert said == (
+        f"error: the run could not be written to {folder / 'run'} (No space left on device); it is in {run} instead: move it "
+        "from there."
+    )
+    assert {path.name for path in run.iterdir()} == FILES | {"predictions.csv"}
+    assert "6 rows" in call("evaluate", run, "--pairs", folder / "test.csv")
+
+
+def test_a_run_without_room_anywhere_says_so(own, monkeypatch):
+    folder, flags = own
+    monkeypatch.setattr(tempfile, "tempdir", str(folder / "none"))
+    full_disk(monkeypatch, folder)
+    args = ["train", *flags, *SMALL, "--out", folder / "run", "-q"]
+    assert "nor does the temporary folder take it: make room, and train again with --checkpoint-every" in mistake(*args)
+    assert "make room, and go on with --resume." in mistake(*args, "--checkpoint-every", "2 h")
+    monkeypatch.undo()
+    call(*args, "--resume")

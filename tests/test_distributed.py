@@ -9,9 +9,11 @@ import pytest
 
 import kronsgd as ks
 from helpers.ranks import (
+    LINGERS,
     all_trained,
     bytes_per_step,
     estimator,
+    failing_alone,
     folded,
     gathered,
     interrupted,
@@ -21,6 +23,8 @@ from helpers.ranks import (
     problem,
     refused,
     said,
+    streamed,
+    streams_trained,
     targets,
 )
 from kronsgd import initial
@@ -72,6 +76,24 @@ def test_ranks_and_threads_give_the_bytes_of_one_process(name, world, alone, tmp
         np.testing.assert_array_equal(result["predicted"], model.predict(X[:50]))
         assert result["score"] == model.score(X, targets(y, CASES[name]))
         assert timeless(result["history"]) == timeless(model.history_)
+
+
+STREAMS = {
+    "scan": {}, "single rows": {"batch_size": 1, "train_output": True}, "grid": {"engine": "grid"},
+    "blocks of the grid": {"engine": "grid", "batching": "blocks", "batch_size": 16, "alpha": 0.01},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_a_stream_over_ranks_gives_the_bytes_of_one_process(size, tmp_path):
+    X, y = problem()
+    (tmp_path / "ranks").mkdir()
+    n_rows = on_ranks(size, streams_trained, STREAMS, str(tmp_path / "ranks"))
+    for number, (name, params) in enumerate(STREAMS.items()):
+        alone = streamed(estimator(params), X, y)
+        alone.save(tmp_path / "alone.kron")
+        assert {rows[number] for rows in n_rows} == {alone.features_.n_rows}
+        assert (tmp_path / f"ranks/{name}.kron").read_bytes() == (tmp_path / "alone.kron").read_bytes(), name
 
 
 def arrays_of(path):
@@ -135,8 +157,23 @@ def test_what_ranks_cannot_train_is_refused_on_all_of_them(params, message):
         assert message in str(error)
 
 
-def test_ranks_with_different_data_are_refused():
-    for error in on_ranks(3, refused, {}, True):
+@pytest.mark.parametrize("kind", [MemoryError, AssertionError, KeyboardInterrupt])
+def test_an_error_that_one_rank_meets_and_survives_ends_the_others_at_once(kind):
+    ranks = on_ranks(3, failing_alone, kind)
+    (own, when), _ = ranks[1]
+    assert own == f"{kind.__name__}: of rank 1 alone"
+    for rank in (0, 2):
+        told, then = ranks[rank][0]
+        assert told.startswith(f"ConnectionError: rank {rank} of 3 has lost the others (")
+        assert "\n" not in told
+        assert then - when < LINGERS / 2
+    for (_, _), (again, _) in ranks:
+        assert again.startswith("RuntimeError: there is no process group; ")
+
+
+@pytest.mark.parametrize("call", ["fit", "partial_fit"])
+def test_ranks_with_different_data_are_refused(call):
+    for error in on_ranks(3, refused, {}, True, call):
         assert isinstance(error, ValueError)
         assert "rank 1 has other data than rank 0" in str(error)
 
@@ -202,7 +239,7 @@ def test_mistakes_with_a_fitted_model_are_told_on_every_rank(tmp_path):
         assert unfitted.startswith("NotFittedError")
         assert folder.startswith("OSError: rank 0 could not write the model to")
         assert part_of_it.startswith("TypeError: a rank's part cannot be written by itself; call Distributed.save")
-        assert missing.startswith("AttributeError: Distributed has no attribute 'partial_fit'; what an estimator has besides")
+        assert missing.startswith("AttributeError: Distributed has no attribute 'rank'; what an estimator has besides")
         assert fine == ""
 
 

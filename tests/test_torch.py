@@ -15,7 +15,7 @@ from helpers.engines import problem, step, steps
 from helpers.planner import pairs
 from kronsgd import Dense, KronClassifier, KronRegressor
 from kronsgd.engines import DenseEngine, ScanEngine, TorchEngine
-from kronsgd.engines.device import VARIABLE, Device
+from kronsgd.engines.device import ON_PROCESSOR, VARIABLE, Device
 from kronsgd.engines.tensors import Panels, Starts
 from kronsgd.features.gram import RowGram
 from kronsgd.losses import LOSSES
@@ -275,6 +275,14 @@ def test_devices_have_names(monkeypatch):
         KronRegressor(8, engine="torch").fit(np.eye(4), np.arange(4.0))
 
 
+def test_that_it_computes_on_the_processor_is_said_in_the_log(monkeypatch, caplog):
+    monkeypatch.setenv(VARIABLE, "cpu")
+    network, features, _ = problem()
+    with caplog.at_level("INFO", "kronsgd"):
+        ENGINE.initialize(network, features)
+    assert caplog.messages == [ON_PROCESSOR]
+
+
 def test_what_does_not_fit_on_the_device_is_refused(monkeypatch):
     def full(*shape, **how):
         raise torch.OutOfMemoryError("CUDA out of memory")
@@ -291,6 +299,9 @@ def test_a_plan_has_a_row_for_it_only_when_asked(monkeypatch):
     plan = ks.plan(pairs(), 256, engine="torch")
     assert plan.engine == "torch"
     assert "→ torch" in str(plan)
+    assert str(plan).endswith('engine="torch" computes on the processor here, which is for tests: engine="scan" takes the same '
+                              "steps faster.")  # fmt: skip
+    assert "on the processor" not in str(replace(plan, gpu=GPUS[0])) + str(ks.plan(pairs(), 256))
     assert plan.costs["torch"].memory > 2000 * 256 * 4
     assert KronRegressor(64, max_iter=1, learning_rate_init=1.0).fit(pairs(), np.arange(2000) % 7).engine_ != "torch"
 

@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from datetime import timedelta
+from itertools import pairwise
 from multiprocessing import get_context
 from typing import Any
 
@@ -19,6 +21,8 @@ from sklearn.linear_model import Ridge
 
 import kronsgd as ks
 from kronsgd.parallel import threads
+
+PATIENCE = timedelta(seconds=90)  # with a rank that says nothing: a test fails where it would hang
 
 
 def on_ranks(size: int, work: Callable[..., Any], *args: Any, n_threads: int = 1) -> list[Any]:
@@ -33,14 +37,15 @@ def on_ranks(size: int, work: Callable[..., Any], *args: Any, n_threads: int = 1
 def _rank(rank: int, size: int, store: str, n_threads: int, work: Callable[..., Any], args: tuple[Any, ...]) -> Any:
     import torch.distributed as dist
 
-    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=size, timeout=PATIENCE)
     try:
         with threads(n_threads):
             return work(*args)
     except Exception as error:
         return error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
 
 
 def problem(n: int = 400, n_left: int = 20, n_right: int = 24, dims: tuple[int, int] = (5, 4)) -> tuple[Any, np.ndarray]:
@@ -79,6 +84,29 @@ def all_trained(cases: dict[str, dict[str, Any]], folder: str) -> dict[str, Any]
     return out
 
 
+PARTS = (0, 40, 41, 42, 180, 181, 400)  # of a stream: passes of several steps, and single ones
+
+
+def streamed(model: Any, X: Any, y: np.ndarray, **how: Any) -> Any:
+    """The model after a stream of rows, some of them of entities that come later."""
+    for start, stop in pairwise(PARTS):
+        model.partial_fit(X[start:stop], y[start:stop], **how)
+        model.predict(X[:3])  # which must not move it
+    return model
+
+
+def streams_trained(cases: dict[str, dict[str, Any]], folder: str) -> list[int]:
+    """Train on a stream over the ranks with each of some parameters, and save; the rows that each model knows."""
+    from kronsgd.distributed import Distributed
+
+    (X, y), n_rows = problem(), []
+    for name, params in cases.items():
+        model = streamed(Distributed(estimator(params)), X, y)
+        model.save(f"{folder}/{name}.kron")
+        n_rows.append(model.estimator_.features_.n_rows)
+    return n_rows
+
+
 def bytes_per_step(params: dict[str, Any], sizes: dict[str, Any]) -> list[int]:
     """The bytes that each of some training steps sends."""
     from kronsgd.distributed import TorchExchange
@@ -108,7 +136,7 @@ def gathered(n_blocks: int) -> tuple[np.ndarray, list[float]]:
     return exchange.gather(np.tile(own[:, None], (2, 1, 3)), 1, [exchange.rank, 1])
 
 
-def refused(params: dict[str, Any], other_data: bool = False) -> Any:
+def refused(params: dict[str, Any], other_data: bool = False, call: str = "fit") -> Any:
     """Fit what must be refused; on rank 1 other data, if asked for."""
     import torch.distributed as dist
 
@@ -117,7 +145,7 @@ def refused(params: dict[str, Any], other_data: bool = False) -> Any:
     X, y = problem()
     if other_data and dist.get_rank() == 1:
         y = y + 1
-    return Distributed(estimator(params)).fit(X, y)
+    return getattr(Distributed(estimator(params)), call)(X, y)
 
 
 def interrupted(path: str) -> tuple[str, int]:
@@ -184,6 +212,37 @@ def full_disk(folder: str) -> Any:
     return checkpointed({}, folder, "never")
 
 
+LINGERS = 4.0  # seconds that a rank lives on after an error of its own
+
+
+def failing_alone(kind: type[BaseException]) -> list[tuple[str, float]]:
+    """Rank 1 meets an error in the middle of training, catches it and lives on. What a rank hears of two fits, and when."""
+    import torch.distributed as dist
+
+    from kronsgd.distributed import Distributed
+    from kronsgd.training import loop
+
+    (X, y), rank, step, count = problem(), dist.get_rank(), loop.train_step, [0]
+
+    def failing(*args: Any) -> Any:
+        count[0] += 1
+        if rank == 1 and count[0] == 5:
+            raise kind("of rank 1 alone")
+        return step(*args)
+
+    heard, loop.train_step = [], failing
+    try:
+        for _ in range(2):
+            try:
+                Distributed(estimator({})).fit(X, y)
+            except BaseException as error:
+                heard.append((f"{type(error).__name__}: {error}", time.time()))
+            time.sleep(LINGERS if rank == 1 and len(heard) == 1 else 0.0)
+    finally:
+        loop.train_step = step
+    return heard
+
+
 def said(params: dict[str, Any]) -> list[str]:
     """What the library logs while it trains."""
     from kronsgd.distributed import Distributed
@@ -207,7 +266,7 @@ def mishandled(path: str) -> list[str]:
     model, said = Distributed(estimator({})), []
     for call in (
         lambda: Distributed(Ridge()).fit(X, y), lambda: model.save(path), lambda: model.fit(X, y).save(f"{path}/none/m.kron"),
-        lambda: model.estimator_.save(path), lambda: model.partial_fit(X, y), lambda: model.predict(X[:3]),
+        lambda: model.estimator_.save(path), lambda: model.rank, lambda: model.predict(X[:3]),
     ):  # fmt: skip
         try:
             call()

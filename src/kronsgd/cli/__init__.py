@@ -10,7 +10,7 @@ NEEDED = ("typer", "rich", "pydantic", "tomli_w")
 
 
 def main() -> None:
-    """Run the command in `sys.argv`; exits with 0, 1 (something is wrong), 2 (a wrong call) or 130 (interrupted)."""
+    """Run the command in `sys.argv`; exits with 0, 1 (something is wrong), 2 (a wrong call), 130 (Ctrl-C) or 143 (SIGTERM)."""
     try:
         from kronsgd.cli.app import app
     except ModuleNotFoundError as error:

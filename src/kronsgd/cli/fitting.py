@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,8 +77,10 @@ def fit_one(
     return model
 
 
-def fit_seeds(data: Data, params: dict[str, Any], n_seeds: int, *, bar: bool, keeping: Keeping | None = None) -> list[Fitted]:
-    """A network for each seed from random_state on; after Ctrl-C no further one is begun."""
+def fit_seeds(
+    data: Data, params: dict[str, Any], n_seeds: int, *, bar: bool, keeping: Keeping | None, stopped: Callable[[], bool]
+) -> list[Fitted]:
+    """A network for each seed from random_state on; after Ctrl-C, or once `stopped` says so, no further one is begun."""
     problem, out = data.problem, []
     for seed in range(params["random_state"], params["random_state"] + n_seeds):
         started = time.perf_counter()
@@ -92,7 +94,7 @@ def fit_seeds(data: Data, params: dict[str, Any], n_seeds: int, *, bar: bool, ke
         test = None if problem.X_test is None else predict_rows(model, problem.X_test)
         train = predict_rows(model, problem.X)
         out.append(Fitted(gathered(model) or model, seconds, train, test))
-        if model.stop_reason_ is StopReason.INTERRUPTED:
+        if stopped() or model.stop_reason_ is StopReason.INTERRUPTED:
             break
     return out
 

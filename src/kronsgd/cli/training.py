@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import tempfile
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +23,7 @@ from kronsgd.cli.fitting import Fitted, committee, fit_seeds, mean_and_deviation
 from kronsgd.cli.keeping import Keeping, digest_of, read_keeping
 from kronsgd.cli.parameters import changed, defaults, make_model
 from kronsgd.cli.plan import plan_problem
-from kronsgd.cli.ranks import first_rank, from_first, over_ranks, process_group
+from kronsgd.cli.ranks import first_rank, from_first, on_any_rank, over_ranks, process_group, signals_deferred
 from kronsgd.cli.report import console, facts, number, say_plain, score_table, show_table
 from kronsgd.cli.runfolder import (
     CHECKPOINTS,
@@ -46,26 +49,13 @@ LOSS_LABELS = {
 
 
 def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None:
-    """Search if asked for, train, evaluate, write `out`. Exits with 1 if training diverged."""
+    """Search if asked for, train, evaluate, write `out`. Exits with 1 if training diverged, 143 if SIGTERM cut it short."""
     keeping, quiet = read_keeping(config, out), quiet or not first_rank()
     asked = digest_of(config)
-    if keeping is not None and keeping.resume and force:
-        raise ValueError("--resume goes on with a run and --force replaces it; give one of them.")
-    finished = first_rank() and keeping is not None and keeping.resume and is_finished(out, asked)
-    if finished and not quiet:
-        say_plain(f"the run in {out.resolve()} is finished; there is nothing to go on with.")
+    finished = first_rank() and _finished(out, asked, keeping, force=force, quiet=quiet)
     if finished and not over_ranks():
         return
-    if first_rank() and not finished:
-        _check_out(out, force, keeping)
-    if find_spec("matplotlib") is None:
-        raise ModuleNotFoundError('the figures of a run need matplotlib; run pip install "kronsgd[plots]".')
-    search = read_search(config)
-    if config.validation.setting and config.validation.fraction is None and search is None:
-        raise ValueError(
-            f'setting="{config.validation.setting}" in [validation] says which rows are held out, but none are; give '
-            "--test-fraction 0.2 (fraction in TOML), or something to search."
-        )
+    search = _search_of(config)
     with process_group(), plain_warnings():
         if from_first(finished):
             return
@@ -74,20 +64,53 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
         data = load_data(config)
         if not quiet:
             _announce(config, data)
-        fitted = fit_seeds(data, config.model, config.ensemble.seeds, bar=not quiet, keeping=keeping)
-        if not first_rank():
-            return
-        metrics = _metrics(data, fitted)
-        with staged(out) as folder:
-            if found is not None:
-                write_json(folder / "search.json", found)
-            _write(folder, config, data, fitted, metrics, asked)
-    if keeping is not None and not any(one.model.stop_reason_.cut_short for one in fitted):
-        keeping.clear()
-    if not quiet:
-        _conclude(config, fitted, metrics, out, keeping)
-    if any(one.model.stop_reason_ is StopReason.DIVERGED for one in fitted):
+        with signals_deferred() as come:
+            fitted = fit_seeds(
+                data, config.model, config.ensemble.seeds, bar=not quiet, keeping=keeping,
+                stopped=lambda: on_any_rank(bool(come)),
+            )  # fmt: skip
+            cut_short = len(fitted) < config.ensemble.seeds or any(one.model.stop_reason_.cut_short for one in fitted)
+            ended = cut_short and on_any_rank(signal.SIGTERM in come)
+            if first_rank():
+                metrics = _write(out, config, data, fitted, found, asked, keeping)
+                if keeping is not None and not cut_short:
+                    keeping.clear()
+                if not quiet:
+                    _conclude(config, fitted, metrics, out)
+                if cut_short:
+                    _say_why(ended, fitted, out, keeping)
+            if ended:
+                from_first(None)  # it has written: a launcher ends all processes once one of them has ended so
+    if ended:
+        raise typer.Exit(128 + signal.SIGTERM)
+    if first_rank() and any(one.model.stop_reason_ is StopReason.DIVERGED for one in fitted):
         raise typer.Exit(1)  # fit has already warned; the folder is there to look at
+
+
+def _finished(out: Path, asked: str, keeping: Keeping | None, *, force: bool, quiet: bool) -> bool:
+    """Whether the run that is to go on is whole already. ValueError or OSError where none may be written to `out`."""
+    if keeping is not None and keeping.resume:
+        if force:
+            raise ValueError("--resume goes on with a run and --force replaces it; give one of them.")
+        if is_finished(out, asked):
+            if not quiet:
+                say_plain(f"the run in {out.resolve()} is finished; there is nothing to go on with.")
+            return True
+    _check_out(out, force, keeping)
+    return False
+
+
+def _search_of(config: Config) -> Search | None:
+    """The search of a run, None where there is none; ValueError or ModuleNotFoundError for what would go wrong later."""
+    if find_spec("matplotlib") is None:
+        raise ModuleNotFoundError('the figures of a run need matplotlib; run pip install "kronsgd[plots]".')
+    search = read_search(config)
+    if config.validation.setting and config.validation.fraction is None and search is None:
+        raise ValueError(
+            f'setting="{config.validation.setting}" in [validation] says which rows are held out, but none are; give '
+            "--test-fraction 0.2 (fraction in TOML), or something to search."
+        )
+    return search
 
 
 def _check_out(out: Path, force: bool, keeping: Keeping | None) -> None:
@@ -190,6 +213,37 @@ def _metrics(data: Data, fitted: list[Fitted]) -> dict[str, Any]:
 
 
 def _write(
+    out: Path, config: Config, data: Data, fitted: list[Fitted], found: dict[str, Any] | None, asked: str,
+    keeping: Keeping | None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write the run's folder, whole or not at all; returns the scores. OSError where it cannot. found: by a search."""
+    metrics = _metrics(data, fitted)
+
+    def write(target: Path) -> None:
+        with staged(target) as folder:
+            if found is not None:
+                write_json(folder / "search.json", found)
+            _write_files(folder, config, data, fitted, metrics, asked)
+
+    try:
+        write(out)
+    except OSError as error:
+        going_on = _written_elsewhere(write, out.name) if keeping is None else "make room, and go on with --resume"
+        raise OSError(f"the run could not be written to {out} ({error.strerror or error}); {going_on}.") from error
+    return metrics
+
+
+def _written_elsewhere(write: Callable[[Path], None], name: str) -> str:
+    """Save what was trained from a full disk, where the system's temporary folder takes it; what to do now."""
+    try:
+        spare = Path(tempfile.mkdtemp(prefix="kronsgd-")) / name
+        write(spare)
+        return f"it is in {spare} instead: move it from there"
+    except OSError:
+        return "nor does the temporary folder take it: make room, and train again with --checkpoint-every, which loses less"
+
+
+def _write_files(
     folder: Path, config: Config, data: Data, fitted: list[Fitted], metrics: dict[str, Any], asked: str
 ) -> None:
     problem, names = data.problem, ["model.kron", *(f"model-{k}.kron" for k in range(2, len(fitted) + 1))]
@@ -219,9 +273,7 @@ def _write(
     plot(y, shown.values, folder / "predictions.png", title=f"{problem.name}: {part}")
 
 
-def _conclude(
-    config: Config, fitted: list[Fitted], metrics: dict[str, Any], out: Path, keeping: Keeping | None
-) -> None:  # fmt: skip
+def _conclude(config: Config, fitted: list[Fitted], metrics: dict[str, Any], out: Path) -> None:
     columns = {}
     for part in [name for name in ("train", "test") if name in metrics]:
         single = metrics.get(f"{part}_single_seed")
@@ -240,6 +292,11 @@ def _conclude(
     say_plain(f"epochs trained: {fitted[-1].model.n_iter_} of at most {fitted[-1].model.max_iter_}")
     say_plain(f"written: {out.resolve()}")
     say_plain(f"pictures: {', '.join(str(path.resolve()) for path in sorted(out.glob('*.png')))}")
-    if reason.cut_short:
-        going_on = "" if keeping is None else " Go on with --resume."
-        say("warning", f"training was interrupted; the model so far was kept.{going_on}")
+
+
+def _say_why(ended: bool, fitted: list[Fitted], out: Path, keeping: Keeping | None) -> None:
+    """One sentence on a run that was cut short, by SIGTERM, by too little memory or by Ctrl-C."""
+    full = not ended and any(one.model.stop_reason_ is StopReason.MEMORY for one in fitted)
+    why = "ended by SIGTERM" if ended else "ended by memory_limit" if full else "interrupted"
+    going_on = "" if keeping is None else f" Go on with --resume{' and more memory' if full else ''}."
+    say("warning", f"training was {why}; the model so far was kept in {out}.{going_on}")

@@ -120,14 +120,8 @@ def compare(
     check_integer("seeds", seeds, 1)
     if timeout is not None:
         check_real("timeout", timeout, 0, open_low=True)
-    if isinstance(data, Problem):
-        name, folds = data.name, folds_of_problem(data, n_folds=n_folds, n_inner=n_inner, random_state=random_state)
-    else:
-        name, folds = "comparison", list(data)
-    if not folds:
-        raise ValueError("there is no fold to score; give at least one.")
-    for fold in folds:
-        fold.check()
+    name = data.name if isinstance(data, Problem) else "comparison"
+    folds = _checked_folds(data, n_folds=n_folds, n_inner=n_inner, random_state=random_state)
     params, grid = params or {}, GRID if grid is None else list(grid)
     _check_params(folds[0], params, grid)
     rows = []
@@ -141,6 +135,16 @@ def compare(
         name, first.n_classes, len(folds), len(first.inner), seeds, n_rows, first.features[0].expression(),
         _ranked(rows, first.n_classes),
     )  # fmt: skip
+
+
+def _checked_folds(data: Problem | Sequence[Fold], **how: int) -> list[Fold]:
+    """Those of a problem, or those given. ValueError where there are none, or one is wrong."""
+    folds = folds_of_problem(data, **how) if isinstance(data, Problem) else list(data)
+    if not folds:
+        raise ValueError("there is no fold to score; give at least one.")
+    for fold in folds:
+        fold.check()
+    return folds
 
 
 def _check_params(fold: Fold, params: dict[str, Any], grid: Sequence[Setting]) -> None:

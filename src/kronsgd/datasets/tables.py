@@ -97,17 +97,7 @@ def read_table(
     """
     check_choice("kind", kind, list(KINDS))
     path = existing_file(path)
-    suffix = path.suffix.lower()
-    if suffix == ".npy":
-        if isinstance(ids, str):
-            raise ValueError(f"{path} holds just one array, no ids named {ids!r}; pass the ids themselves or use .npz.")
-        features, own_ids = read_npy(path, mapped=kind == "dense"), None
-    elif suffix == ".npz":
-        features, own_ids = _from_npz(path, ids if isinstance(ids, str) else None)
-    elif suffix in SUFFIXES:
-        features, own_ids = _from_columns(path, ids, kind)
-    else:
-        raise ValueError(f"{path} has the ending {path.suffix!r}; give a .npy, .npz, .csv or .parquet file.")
+    features, own_ids = _contents(path, ids, kind)
     given = own_ids if ids is None or isinstance(ids, str) else ids
     if kind == "bag":
         leaf, given = _bags(path, features, given, like, options)
@@ -120,6 +110,20 @@ def read_table(
         raise ValueError(f"{path} has {leaf.n_entities} rows but there are {len(table)} ids; give one id for each row.")
     logger.info("read %r from %s", leaf, path)
     return leaf, table.ids
+
+
+def _contents(path: Path, ids: Any, kind: str) -> tuple[Any, Any]:
+    """What the file holds of features, and of ids (None: nothing)."""
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        if isinstance(ids, str):
+            raise ValueError(f"{path} holds just one array, no ids named {ids!r}; pass the ids themselves or use .npz.")
+        return read_npy(path, mapped=kind == "dense"), None
+    if suffix == ".npz":
+        return _from_npz(path, ids if isinstance(ids, str) else None)
+    if suffix in SUFFIXES:
+        return _from_columns(path, ids, kind)
+    raise ValueError(f"{path} has the ending {path.suffix!r}; give a .npy, .npz, .csv or .parquet file.")
 
 
 def read_pairs(

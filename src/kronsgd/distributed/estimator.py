@@ -17,12 +17,15 @@ from kronsgd.distributed.exchange import TorchExchange
 from kronsgd.engines.shards import join
 from kronsgd.estimators import KronEstimator
 from kronsgd.exchange import ALONE
+from kronsgd.features.base import Features
+from kronsgd.features.serialize import compress
 from kronsgd.parallel import threads
 from kronsgd.training import fingerprint
 
 __all__ = ["Distributed", "gathered", "thread_budget"]
 
 logger = logging.getLogger("kronsgd")
+ALIKE = ValueError, TypeError, AttributeError, OSError  # what all ranks raise
 
 
 def thread_budget() -> int:
@@ -49,6 +52,22 @@ def _silent(silent: bool) -> Iterator[None]:
 
 def _nothing(record: logging.LogRecord) -> bool:
     return False
+
+
+@contextmanager
+def _together(model: Any) -> Iterator[None]:
+    """What all ranks do, each on its share of the cores.
+
+    All of them find the same fault with what they are given, and hear of a file that cannot be written. Anything else, such as
+    a lack of memory, only this rank may have met: it leaves, or the others would wait for it for as long as it lives.
+    """
+    try:
+        with threads(thread_budget()):
+            yield
+    except BaseException as error:
+        if not isinstance(error, ALIKE) or isinstance(error, ConnectionError):
+            model._exchange.leave()
+        raise
 
 
 def gathered(model: Any) -> Any:
@@ -88,6 +107,27 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
 
     def fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> Self:
         """As the estimator's `fit`, on every rank with the same rows. ValueError where the ranks' data differ."""
+        model = self._new_model()
+        rows = [value for name, value in kwargs.items() if name != "checkpoint"]
+        model._exchange.check_same("data", fingerprint(X, y, *args, *rows))
+        model._exchange.check_same("checkpoint=...", repr(kwargs.get("checkpoint")))
+        with _together(model), _silent(model._exchange.rank > 0):
+            model.fit(X, y, *args, **kwargs)
+        self.estimator_ = model
+        return self
+
+    def partial_fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> Self:
+        """As the estimator's `partial_fit`, on every rank with the same rows in the same order. Besides, it costs a digest."""
+        model = self.estimator_ if "estimator_" in self.__dict__ else self._new_model()
+        rows = compress(X) if isinstance(X, Features) else X  # of large tables only the entities of this call
+        model._exchange.check_same("data", fingerprint(rows, y, *args, *kwargs.values()))
+        with _together(model), _silent(model._exchange.rank > 0):
+            model.partial_fit(X, y, *args, **kwargs)
+        self.estimator_ = model
+        return self
+
+    def _new_model(self) -> Any:
+        """A model without neurons yet that is to train with the other ranks'."""
         if not isinstance(self.estimator, KronEstimator):
             raise TypeError(
                 f"estimator={self.estimator!r} cannot be spread over ranks; give a KronRegressor or a KronClassifier. (A "
@@ -97,50 +137,39 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
         model = clone(self.estimator)
         if model.warm_start:
             raise ValueError("warm_start=True goes on from a fitted model, but Distributed starts anew; set warm_start=False.")
-        rows = [value for name, value in kwargs.items() if name != "checkpoint"]
-        exchange.check_same("data", fingerprint(X, y, *args, *rows))
-        exchange.check_same("checkpoint=...", repr(kwargs.get("checkpoint")))
         exchange.check_same("parameters", repr(sorted(self._shared_params().items())))
         model._exchange = exchange
         if exchange.rank:
             model.verbose = False
-        with self._budget(), _silent(exchange.rank > 0):
-            model.fit(X, y, *args, **kwargs)
-        self.estimator_ = model
-        return self
+        return model
 
     def _shared_params(self) -> dict[str, Any]:
         """The parameters that must be the same on all ranks."""
         own = ("n_jobs", "verbose", "memory_limit", "random_state")  # the seed is rank 0's
         return {name: value for name, value in self.estimator.get_params().items() if name not in own}
 
-    @contextmanager
-    def _budget(self) -> Iterator[None]:
-        with threads(thread_budget()):
-            yield
-
     def predict(self, X: Any, **kwargs: Any) -> Any:
         """As the estimator's `predict`. Every rank calls it with the same rows and gets all predictions."""
         check_is_fitted(self, "estimator_")
-        with self._budget():
+        with _together(self.estimator_):
             return self.estimator_.predict(X, **kwargs)
 
     def predict_proba(self, X: Any) -> Any:
         """As the classifier's `predict_proba`."""
         check_is_fitted(self, "estimator_")
-        with self._budget():
+        with _together(self.estimator_):
             return self.estimator_.predict_proba(X)
 
     def score(self, X: Any, y: Any, *args: Any) -> float:
         """As the estimator's `score`."""
         check_is_fitted(self, "estimator_")
-        with self._budget():
+        with _together(self.estimator_):
             return float(self.estimator_.score(X, y, *args))
 
     def gather(self) -> Any:
         """The whole network as an estimator like any other, on rank 0; None on the other ranks."""
         check_is_fitted(self, "estimator_")
-        with self._budget():
+        with _together(self.estimator_):
             return gathered(self.estimator_)
 
     def save(self, path: str | os.PathLike[str]) -> None:

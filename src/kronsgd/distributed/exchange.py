@@ -150,5 +150,10 @@ class TorchExchange(Exchange):
         self._wish = wish
         return self._stop
 
+    def leave(self) -> None:
+        """End this rank's connections, for good: the others are told at once, and wait for it no longer."""
+        if self._dist.is_initialized():
+            self._dist.destroy_process_group(self._group)
+
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a rank's part cannot be written by itself; call Distributed.save or .gather on every rank.")

@@ -53,7 +53,8 @@ def process_group(timeout: timedelta = PATIENCE) -> Iterator[None]:
     try:
         yield
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():  # not where an error has ended it
+            dist.destroy_process_group()
 
 
 @contextmanager

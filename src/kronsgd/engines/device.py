@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from kronsgd.validation import check_choice
 
-__all__ = ["VARIABLE", "Device", "load_torch"]
+__all__ = ["ON_PROCESSOR", "VARIABLE", "Device", "load_torch"]
 
 Array = NDArray[Any]
 T = TypeVar("T")
+ON_PROCESSOR = 'engine="torch" computes on the processor here, which is for tests: engine="scan" takes the same steps faster.'
 VARIABLE = "KRONSGD_DEVICE"  # of the environment: a device by PyTorch's name, where not the first GPU, or else the processor
 
 

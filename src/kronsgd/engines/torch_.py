@@ -8,6 +8,7 @@ In float32 PyTorch's own switches say whether products may be rounded to TF32; u
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from kronsgd.engines.base import Activations, Array, Engine, State, Step
 from kronsgd.engines.combining import combined
-from kronsgd.engines.device import Device
+from kronsgd.engines.device import ON_PROCESSOR, Device
 from kronsgd.engines.tensors import DenseCoefficients, Panels, Starts
 from kronsgd.features.base import Features
 from kronsgd.features.gram import RowGram, inverse_norms
@@ -27,6 +28,8 @@ from kronsgd.network import TwoLayer
 from kronsgd.validation import check_array
 
 __all__ = ["TorchEngine", "TorchState"]
+
+logger = logging.getLogger("kronsgd")
 
 
 @dataclass
@@ -84,6 +87,8 @@ class TorchEngine(Engine):
     ) -> TorchState:
         """ModuleNotFoundError without PyTorch, MemoryError where α does not fit on the device."""
         device, features = Device.current(), compress(features)
+        if not device.is_gpu:
+            logger.info(ON_PROCESSOR)
         initial = InitialWeights(network, features if basis is None else basis)
         gram, start = RowGram(features, network.dtype, normalize), initial.values(features, normalize, network.dtype)
         return TorchState(

@@ -37,8 +37,8 @@ class Dense(Leaf):
     slow and most neurons fire. Scale columns in different units. `like` brings new entities into the same space.
 
     A table of more than 32 MiB that is mapped, np.load(path, mmap_mode="r"), is never copied: `array` then gives treated rows
-    as they are asked for, with the same bits. Inner products and columns are looked at some rows at a time; what does copy it
-    is `save`, and new entities in `partial_fit`.
+    as they are asked for. Rows have the same bits as those of an array in memory; inner products, which are made some rows
+    at a time, are the same to rounding. What does copy the table is `save`, and new entities in `partial_fit`.
     """
 
     def __init__(

@@ -78,6 +78,14 @@ def _projection(p: Problem) -> float:
     return max(d + s for d, s in zip(draws, spans, strict=True)) + p.scratch
 
 
+def _started(p: Problem) -> float:
+    """Starting values that are kept: of entities, or of rows where weights are true Gaussians."""
+    one = p.network.n_hidden * p.itemsize * max(p.rank, 1)
+    if not p.rank:
+        return float(p.n_rows * one) if p.n_rows * one <= CACHE_BYTES else 0.0
+    return sum(float(t.entities) for t in p.kept(p.network.n_hidden * p.rank)) * one
+
+
 def _lots(p: Problem) -> float:
     """The most that is alive while a lot of entities is projected: draws for some blocks, and the lot's values."""
     rank = max(p.rank, 1)
@@ -136,9 +144,7 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
     m, n, item, rank, size = p.network.n_hidden, p.n_rows, p.itemsize, p.rank, _largest_batch(p)
     entities = float(sum(table.entities for table in p.tables))
     grams, making_grams = _grams(p.kept(), item)
-    started = sum(float(t.entities) for t in p.kept(m * max(rank, 1))) * m * item * max(rank, 1)
-    if not rank:  # true Gaussian weights
-        started = float(n * m * item) if n * m * item <= CACHE_BYTES else 0.0
+    started = _started(p)
     anew = max((table.scratch for table in p.tables if table not in p.kept()), default=0)  # for every panel
     making = _lots(p) if rank else 8.0 * p.d * (2 * n + m / 64)
 
@@ -153,8 +159,7 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
 
     compacting, at_rest, saving = _lists(p, n, (n - 1 >> bits_for(p.alpha_last, item)) + 1, size, place)
     base = {"row norms": n * (16.0 + item + 4 * len(p.tables)), "tails": at_rest["tails"], "entity inner products": grams}
-    probed = evaluated(max(size, p.schedule.probe))
-    fresh = {**base, "starting values": started, **probed}
+    fresh = {**base, "starting values": started, **evaluated(max(size, p.schedule.probe))}
     step = evaluated(size)
     state = fresh if at_once else {**fresh, "panel": step["panel"], "entity panels": step["entity panels"]}
     if not at_once:  # no panel is made before anything is learned

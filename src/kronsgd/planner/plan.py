@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from kronsgd.engines import ENGINES
+from kronsgd.engines.device import ON_PROCESSOR
 from kronsgd.features.base import Features, describe_dim
 from kronsgd.initial import MAX_COORDINATES
 from kronsgd.network import TwoLayer
@@ -216,6 +217,8 @@ class Plan:
             lines.append("  ".join(cells).rstrip())
         own = "" if self.gpu is None else f"; those of torch by {self.gpu.source}"
         lines.append(f"Memory limit {describe_bytes(self.memory_limit)}. Times by {self.rates.source}{own}.")
+        if self.wanted == "torch" and self.gpu is None:
+            lines.append(ON_PROCESSOR)
         return "\n".join(lines)
 
     def _row(self, cost: EngineCost) -> tuple[str, ...]:

@@ -24,7 +24,7 @@ class StopReason(StrEnum):
     EARLY_STOPPING = "the validation loss did not fall for n_iter_no_change epochs; the best epoch's model was kept."
     DIVERGED = "the loss grew without bound; lower learning_rate_init or leave it at 'auto'."
     SILENT = "no neuron fires on any training row; lower threshold or learning_rate_init."
-    INTERRUPTED = "interrupted by the user; the model of the last finished step was kept."
+    INTERRUPTED = "interrupted by Ctrl-C or another signal; the model of the last finished step was kept."
     MEMORY = "what is learned outgrew memory_limit; raise it or lower n_hidden. The model of the last finished step was kept."
     PARTIAL = "one pass over the rows of partial_fit is done."
 

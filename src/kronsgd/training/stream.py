@@ -73,7 +73,7 @@ def _single_step(
             engine.restore(state, before)
             raise Diverged
         sums = np.array([value, n_fired])
-        record = epoch_record(epoch, sums, len(rows), state.network.n_hidden, rate, time.perf_counter() - started)
+        record = epoch_record(epoch, sums, len(rows), state.network.whole.n_hidden, rate, time.perf_counter() - started)
         reason = StopReason.SILENT if n_fired == 0 else StopReason.MAX_ITER
         return History([record], StopReason.INTERRUPTED if interrupted() else reason, 1)
 
