@@ -74,11 +74,12 @@ def test_attempts_come_to_an_end(data, tmp_path, monkeypatch):
     assert model.learning_rate_ == 1e300
 
 
+@pytest.mark.parametrize("aside", [False, True])
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("x"), lambda path: path.symlink_to("nowhere")])
-def test_what_has_the_name_of_the_next_checkpoint_gives_way(make, folder, data):
+def test_what_has_the_name_of_the_next_checkpoint_gives_way(make, aside, folder, data):
     """A pipe that is opened would wait for ever."""
     newest = checkpoints_in(folder)[0]
     shutil.rmtree(newest)
-    make(newest)
+    make(newest.with_name("." + newest.name) if aside else newest)
     fit(data, Checkpoint(folder, steps=20))
     assert newest.is_dir()

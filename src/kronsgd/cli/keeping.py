@@ -58,7 +58,8 @@ class Keeping:
     def clear(self) -> None:
         """Remove the checkpoints; files of others stay."""
         for seed in self.folder.glob("seed-*"):
-            shutil.rmtree(seed, ignore_errors=True)
+            if seed.is_dir():  # rmtree would open a pipe, and wait for someone to write to it
+                shutil.rmtree(seed, ignore_errors=True)
         for name in ("search.json", ".search.json"):
             (self.folder / name).unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):

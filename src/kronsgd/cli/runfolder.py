@@ -91,7 +91,7 @@ def staged(out: Path) -> Iterator[Path]:
         yield aside
         out.mkdir(exist_ok=True)
         for old in [path for pattern in KNOWN for path in out.glob(pattern)]:
-            shutil.rmtree(old) if old.is_dir() else old.unlink()
+            shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
         for path in aside.iterdir():
             os.replace(path, out / path.name)
     finally:
@@ -227,7 +227,7 @@ def open_run(path: Path) -> Run:
 def _inside(folder: Path, name: str) -> Path:
     """The file of that name in the folder of a run, which may come from anyone: ValueError for any other place."""
     path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    if not name.isprintable() or not path.is_relative_to(folder.resolve()):
         raise ValueError(f"it names the file {name!r}, which is not in the folder of the run")
     return path
 

@@ -121,7 +121,7 @@ class CheckpointFolder:
                 f"another process is writing checkpoints to {self.path}; wait for it or end it, or give another folder."
             ) from None
         for left in self.path.glob(".step-*"):  # by a process that was ended while writing
-            if STEP.fullmatch(left.name[1:]) and left.is_dir() and not left.is_symlink():
+            if STEP.fullmatch(left.name[1:]):
                 _remove(left)
         known = checkpoints_in(self.path)
         if known and not resume:
@@ -194,13 +194,14 @@ class CheckpointFolder:
             told.errno = error.errno
             raise told from error
         finally:
-            if rank == 0:
-                shutil.rmtree(aside, ignore_errors=True)
+            if rank == 0 and os.path.lexists(aside):
+                with contextlib.suppress(OSError):
+                    _remove(aside)
         self.good = [*(old for old in self.good if old != name), name][-KEPT:]
         if rank == 0:
             for old in checkpoints_in(self.path):
                 if old.name not in self.good:
-                    shutil.rmtree(old, ignore_errors=True)
+                    shutil.rmtree(old, ignore_errors=True)  # a folder, as `checkpoints_in` says
 
     def _write_shard(self, path: Path, arrays: Mapping[str, Array]) -> dict[str, Array]:
         """The shard's size and digest, or why there is none, as arrays that ranks can send."""
