@@ -115,6 +115,8 @@ def main() -> None:
         for (name, engine), (kind, data, params) in cases().items() for epochs in EPOCHS
     ]  # fmt: skip
     rows += [memory(engine) for engine in MEMORY]
+    columns = dict.fromkeys(name for row in rows for name in row)
+    rows = [{name: row.get(name, "") for name in columns} for row in rows]
     report(
         "bfloat16", "α in bfloat16 beside float32", rows,
         f"Scores on test rows: accuracy for digits, else R²; mean (standard deviation) of {len(SEEDS)} seeds. Settings are not "

@@ -32,7 +32,7 @@ KEEPS = [GridEngine(), ScanEngine()]
 @njit
 def put(alpha, values, noises):
     for k in range(len(alpha)):
-        alpha[k] = rounded(alpha, widen(alpha[k]) + values[k], noises[k])
+        alpha[k] = rounded(alpha[k], widen(alpha[k]) + values[k], noises[k])
 
 
 @njit
@@ -63,8 +63,8 @@ def test_numbers_are_rounded_to_their_neighbours():
 
 def test_what_has_diverged_stays_visible():
     broken = np.uint32([0x7FFFFFFF, 0xFFFFFFFF, 0x7F800001]).view(np.float32)
-    alpha = np.zeros(3, np.uint16)
     for extra in (0, HALF, 2**16 - 1):
+        alpha = np.zeros(3, np.uint16)
         put(alpha, broken, np.full(3, extra))
         assert np.isnan(to_float(alpha)).all()
     assert np.isnan(to_float(to_bfloat16(broken))).all()

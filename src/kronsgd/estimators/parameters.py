@@ -64,7 +64,8 @@ PARAMETERS = """
         Precision; "auto" is that of a plain array, and float32 for an expression.
     coefficient_dtype : {"auto", "bfloat16"}, default="auto"
         How what is learned, the coefficients α, is kept between steps: "auto" is `dtype`; "bfloat16" takes 2 bytes a number
-        instead of 4, for the engines "scan" and "grid" in float32.
+        instead of 4, for the engines "scan" and "grid" in float32. Steps are then rounded: on five problems outputs moved by
+        0.04 to 5.4 %, less than from one seed to another, and test scores stayed within the spread of seeds (docs/scale.md).
     batching : {"auto", "random", "blocks"}, default="auto"
         What a step sees: rows drawn at random, or a block of the grid, that is all rows between some entities of one side
         of a product and at most 64 of the other. Either way every row is in one batch per epoch. "auto" is "blocks" for

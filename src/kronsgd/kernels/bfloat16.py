@@ -28,8 +28,11 @@ def widen(value: Any) -> Any:
     raise NotImplementedError("kernels only")
 
 
-def rounded(alpha: Any, value: Any, noise: Any) -> Any:
-    """In a kernel: `value` as array `alpha` holds it, with 0 ≤ noise < 2^16 added behind the last bit that bfloat16 keeps."""
+def rounded(old: Any, value: Any, noise: Any) -> Any:
+    """In a kernel: `value` in place of a coefficients' array's number `old`, of which only the type counts.
+
+    0 ≤ noise < 2^16 is added behind the last bit that bfloat16 keeps.
+    """
     raise NotImplementedError("kernels only")
 
 
@@ -41,11 +44,11 @@ def _widen(value: Any) -> Any:
 
 
 @overload(rounded, strict=False)
-def _rounded(alpha: Any, value: Any, noise: Any) -> Any:
-    if alpha.dtype != types.uint16:
-        return lambda alpha, value, noise: value
+def _rounded(old: Any, value: Any, noise: Any) -> Any:
+    if old != types.uint16:
+        return lambda old, value, noise: value
 
-    def narrow(alpha: Any, value: Any, noise: Any) -> Any:
+    def narrow(old: Any, value: Any, noise: Any) -> Any:
         bits = np.int64(np.float32(value).view(np.uint32)) + np.int64(noise)
         return np.uint16(bits >> 16) if value == value else np.uint16(NAN)
 

@@ -51,7 +51,7 @@ def add_entry(
     """
     p = find(rows, place, low, high, guess)
     if p >= 0:
-        alpha[p] = rounded(alpha, widen(alpha[p]) + value, noise(salt, i, r))
+        alpha[p] = rounded(alpha[p], widen(alpha[p]) + value, noise(salt, i, r))
     elif value != 0:
         end = tail_first[r] + tail_len[r]
         tail_rows[end] = i

@@ -213,7 +213,7 @@ def compact(
                 while q < last and tail_rows[start + order[q]] == j:
                     value += tail_alpha[start + order[q]]
                     q += 1
-                new_rows[out], new_alpha[out] = j - begin, rounded(new_alpha, value, HALF)
+                new_rows[out], new_alpha[out] = j - begin, rounded(new_alpha[out], value, HALF)
                 out += 1
             for c in range(stop - p):
                 new_rows[out + c], new_alpha[out + c] = rows[p + c], alpha[p + c]
