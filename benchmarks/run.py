@@ -18,7 +18,7 @@ from benchmarks.common import RESULTS, table
 ALL = [
     "exactness", "limits", "reference", "gpu", "dimensions", "density", "exponents", "pairs", "stream", "planner", "baselines",
     "startup", "digits", "mnist", "defaults", "davis", "davis_cold", "davis_speed", "sick", "networks", "hosts", "ranks",
-    "scaling", "killing", "million", "scale", "drift", "tree_exact", "tree_pruning", "tree_speed", "tree_growth",
+    "scaling", "killing", "million", "scale", "drift", "bfloat16", "tree_exact", "tree_pruning", "tree_speed", "tree_growth",
     "accuracy.digits", "accuracy.diabetes", "accuracy.fusion", "accuracy.feature_learning",
     "paper.firing", "paper.operations", "paper.stored_tree", "paper.eager", "paper.accuracy", "paper.movement", "paper.width",
 ]  # fmt: skip

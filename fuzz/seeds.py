@@ -62,6 +62,7 @@ def models() -> dict[str, bytes]:
     cases: dict[str, tuple[Any, dict[str, Any]]] = {
         **{engine: (pairs, {"engine": engine, "alpha": 0.01}) for engine in ("scan", "grid", "tree", "eager", "dense")},
         "gaussian": (pairs, {"init": "gaussian", "dtype": "float64"}), "rank": (pairs, {"init_rank": 3, "engine": "grid"}),
+        "bfloat16": (pairs, {"coefficient_dtype": "bfloat16", "threshold": 0.0}),
         "networks": (pairs, {"n_networks": 2, "train_output": True}), "array": (rng.normal(size=(N, 2)), {}),
         "powers": ((1 + ks.Dense(rng.normal(size=(N, 2)))) ** 3, {"antisymmetric": False}),
         **{f"leaf-{name}": (leaf * ks.OneHot(np.arange(N) % 2), {}) for name, leaf in leaves},

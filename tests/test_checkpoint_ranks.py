@@ -14,6 +14,7 @@ from kronsgd.training import checkpoints_in
 pytest.importorskip("torch")
 CASES = {
     "scan": {}, "early stopping": {"early_stopping": True},
+    "bfloat16": {"coefficient_dtype": "bfloat16"},
     "grid": {"engine": "grid", "batching": "random", "batch_size": 7},
 }  # fmt: skip
 

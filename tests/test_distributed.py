@@ -42,6 +42,8 @@ CASES = {
     "odd blocks": {"n_hidden": 91, "antisymmetric": False, "train_output": True},
     "odd blocks of the grid": {"engine": "grid", "n_hidden": 91, "antisymmetric": False, "train_output": True},
     "classes and networks": {"classes": True, "n_hidden": 66, "n_networks": 3},
+    "bfloat16": {"coefficient_dtype": "bfloat16", "max_iter": 8, "alpha": 0.01},
+    "bfloat16 in the grid": {"engine": "grid", "coefficient_dtype": "bfloat16", "max_iter": 20, "early_stopping": True},
     "true Gaussians": {"init": "gaussian", "batch_size": 100},
 }  # fmt: skip
 

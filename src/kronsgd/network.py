@@ -53,6 +53,7 @@ class TwoLayer:
     seed: int = 0
     dtype: str = "float32"
     n_networks: int = 1
+    coefficient_dtype: str = "auto"
 
     def __post_init__(self) -> None:
         check_integer("n_hidden", self.n_hidden, 1, MOST)
@@ -61,6 +62,12 @@ class TwoLayer:
         check_integer("seed", self.seed, 0)
         check_choice("init", self.init, ["structured", "gaussian"])
         check_choice("dtype", self.dtype, ["float32", "float64"])
+        check_choice("coefficient_dtype", self.coefficient_dtype, ["auto", "bfloat16"])
+        if self.narrow and self.dtype != "float32":
+            raise ValueError(
+                f'coefficient_dtype="bfloat16" goes with dtype="float32", not with {self.dtype!r}; set dtype="float32", or '
+                'coefficient_dtype="auto".'
+            )
         check_real("threshold", self.threshold, -math.inf)
         check_real("output_scale", self.output_scale, 0, open_low=True)
         check_integer("n_networks", self.n_networks, 1)
@@ -73,6 +80,11 @@ class TwoLayer:
                 f"n_hidden={self.own_hidden} is odd, but antisymmetric=True pairs every neuron with one of opposite output "
                 f"weight; choose n_hidden={self.own_hidden + 1} or antisymmetric=False."
             )
+
+    @property
+    def narrow(self) -> bool:
+        """Whether α is kept in bfloat16."""
+        return self.coefficient_dtype == "bfloat16"
 
     @property
     def own_hidden(self) -> int:
@@ -130,6 +142,11 @@ class TwoLayer:
     def exchange(self) -> Exchange:
         """What connects this part of the network with the others."""
         return ALONE
+
+    @property
+    def first_neuron(self) -> int:
+        """The number of neuron 0 in the whole network."""
+        return 0
 
     @property
     def block_size(self) -> int:
@@ -195,6 +212,10 @@ class Part(TwoLayer):
     @property
     def scale(self) -> float:
         return self.whole.scale
+
+    @property
+    def first_neuron(self) -> int:
+        return self.first_block * self.block_size
 
     @property
     def block_size(self) -> int:

@@ -61,6 +61,7 @@ class Engine(ABC):
     """Four phases, prediction, and the state as arrays."""
 
     name: ClassVar[str]
+    narrow: ClassVar[bool] = False  # whether it can keep α in bfloat16
 
     @abstractmethod
     def initialize(self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None) -> Any:

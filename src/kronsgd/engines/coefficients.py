@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from kronsgd.engines.segments import SLICE_BITS, Segments
 from kronsgd.exchange import ALONE, Exchange
 from kronsgd.kernels import scan as kernels
+from kronsgd.kernels.bfloat16 import NO_SALT, salt_of, to_bfloat16, to_float
 from kronsgd.network import TwoLayer
 from kronsgd.validation import check_array
 
@@ -38,6 +39,7 @@ class Added:
     slopes: Array  # (tiles, C, lanes)
     weights: Array  # (m, C): output weights
     rows: NDArray[np.int64]  # (S,)
+    salt: np.uint64 = NO_SALT  # of the step, for what is rounded at random
 
     @classmethod
     def nothing(cls, dtype: str) -> Added:
@@ -45,14 +47,16 @@ class Added:
         nothing = np.zeros((0, 1, 1), dtype=dtype)
         return cls(np.zeros((0, 0), dtype=np.uint64), nothing, nothing[:, 0], np.zeros(0, dtype=np.int64))
 
-    def arguments(self) -> tuple[Array, ...]:
+    def arguments(self) -> tuple[Any, ...]:
         """As kernels take them."""
-        return self.fired, self.slopes, self.weights, self.rows
+        return self.fired, self.slopes, self.weights, self.rows, self.salt
 
 
 @dataclass
 class Coefficients:
     """α by neuron: sorted lists of (place in the slice, value), and a short tail of rows that are new. α = scale · values.
+
+    The lists' values are of the network's type, or the bits of bfloat16 numbers: those of tails, which steps add, never are.
 
     The last step's part waits in `added`, for the next forward pass reads all lists anyway; whatever else looks at the lists
     has it put in first.
@@ -69,14 +73,22 @@ class Coefficients:
     exchange: Exchange = ALONE  # with the ranks that have the other neurons' coefficients
     scale: float = 1.0
     added: Added | None = None
+    first_neuron: int = 0  # the number that the first of these neurons has in the whole network
+    steps: int = 0  # that were added, where they are counted
 
     @classmethod
     def empty(cls, segments: Segments, network: TwoLayer) -> Coefficients:
         """No coefficients yet, and no room for any."""
-        m, values = len(segments.first), np.zeros(0, dtype=network.dtype)
+        m, tail_values = len(segments.first), np.zeros(0, dtype=network.dtype)
+        values = np.zeros(0, dtype=np.uint16) if network.narrow else tail_values
         indptr, rows = np.zeros(m * segments.n_slices + 1, dtype=np.int64), np.zeros(0, dtype=segments.row_type)
-        tails = np.zeros(m + 1, dtype=np.int64), np.zeros(m, dtype=np.int64), np.zeros(0, dtype=np.int32), values
-        return cls(segments, indptr, rows, values, *tails, network.exchange)
+        tails = np.zeros(m + 1, dtype=np.int64), np.zeros(m, dtype=np.int64), np.zeros(0, dtype=np.int32), tail_values
+        return cls(segments, indptr, rows, values, *tails, network.exchange, first_neuron=network.first_neuron)
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the lists' values are bfloat16 numbers."""
+        return self.values.dtype == np.uint16
 
     @property
     def nnz(self) -> int:
@@ -99,12 +111,19 @@ class Coefficients:
         """Take a step's part, whose arrays must stay as they are until the next forward pass. crowded: see `make_room`."""
         self.settle()
         self.make_room(np.bitwise_count(added.fired).sum(axis=0, dtype=np.int64), crowded)
-        self.added = added
+        self.added = replace(added, salt=self.next_salt())
+
+    def next_salt(self) -> np.uint64:
+        """Of a step that is about to be added: the same on any number of ranks, and wherever a training was interrupted."""
+        if not self.narrow:
+            return NO_SALT
+        self.steps += 1
+        return salt_of(self.steps, self.first_neuron)
 
     def take_added(self) -> Added:
         """What waits, for a kernel that puts it into the lists."""
         added, self.added = self.added, None
-        return Added.nothing(str(self.values.dtype)) if added is None else added
+        return Added.nothing(str(self.tail_values.dtype)) if added is None else added
 
     def settle(self) -> None:
         """Put what waits into the lists. Several threads may predict with one model."""
@@ -134,7 +153,7 @@ class Coefficients:
         room = np.maximum.reduce([room, np.full_like(room, TAIL), lengths // LISTS_PER_TAIL, added * STEPS])
         self.tail_first = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(room)])
         self.tail_rows = np.zeros(self.tail_first[-1], dtype=np.int32)
-        self.tail_values = np.zeros(len(self.tail_rows), dtype=self.values.dtype)
+        self.tail_values = np.zeros(len(self.tail_rows), dtype=self.tail_values.dtype)
 
     def compact(self) -> None:
         """Merge the tails into the sorted lists, cut into slices of the length that suits their density."""
@@ -169,9 +188,15 @@ class Coefficients:
         self.scale *= factor
         if abs(self.scale) < SMALLEST_SCALE:
             self.settle()
-            self.values *= np.asarray(self.scale, dtype=self.values.dtype)
-            self.tail_values *= np.asarray(self.scale, dtype=self.values.dtype)
+            values, multiplied = to_float(self.values), self.tail_values.dtype.type(self.scale)
+            values *= multiplied
+            self.values = self.kept(values)
+            self.tail_values *= multiplied
             self.scale = 1.0
+
+    def kept(self, values: Array) -> Array:
+        """Values as the lists have them: the nearest bfloat16 numbers, or as they are."""
+        return to_bfloat16(values) if self.narrow else values
 
     def by_neuron(self) -> tuple[Array, Array, Array]:
         """The sorted lists in plain CSR: (indptr, rows, values)."""
@@ -192,7 +217,7 @@ class Coefficients:
         """α as a CSR matrix (m, n), float64."""
         shape = (len(self.tail_len), n_rows)
         indptr, rows, values = self.by_neuron()
-        main = sp.csr_array((values.astype(np.float64), rows, indptr), shape=shape)
+        main = sp.csr_array((to_float(values).astype(np.float64), rows, indptr), shape=shape)
         places = self._tail_places()
         tail_rows, tail_values = self.tail_rows[places], self.tail_values[places].astype(np.float64)
         neurons = np.repeat(np.arange(len(self.tail_len)), self.tail_len)
@@ -208,6 +233,7 @@ class Coefficients:
             "indptr": indptr, "rows": rows, "values": values, "tail_first": self.tail_first, "tail_len": self.tail_len,
             "tail_rows": self.tail_rows[places], "tail_values": self.tail_values[places],
             "slice_bits": np.array([bits]), "scale": np.array([self.scale]),
+            **({"steps": np.array([self.steps])} if self.narrow else {}),
         }  # fmt: skip
 
     def _tail_places(self) -> NDArray[np.int64]:
@@ -223,7 +249,10 @@ class Coefficients:
         if indptr[0] != 0 or (np.diff(indptr) < 0).any():
             raise ValueError("array 'indptr' does not grow from 0")
         rows = check_array("rows", arrays, (int(indptr[-1]),), "i")
-        values = check_array("values", arrays, (int(indptr[-1]),), "f").astype(dtype, copy=False)
+        values = check_array("values", arrays, (int(indptr[-1]),), "u" if network.narrow else "f")
+        values = values.astype(np.uint16 if network.narrow else dtype, copy=False)
+        if not np.isfinite(to_float(values)).all():
+            raise ValueError("array 'values' contains NaN or infinity")
         tail_first = check_array("tail_first", arrays, (n_hidden + 1,), "i").astype(np.int64)
         tail_len = check_array("tail_len", arrays, (n_hidden,), "i").astype(np.int64)
         room, most = np.diff(tail_first), TAIL + STEPS * max(n_rows, REPEATED)
@@ -250,6 +279,7 @@ class Coefficients:
         places = c._tail_places()
         c.tail_rows[places], c.tail_values[places] = tail_rows, tail_values
         c.scale = scale
+        c.steps = int(check_array("steps", arrays, (1,), "i")[0]) if network.narrow else 0
         return c
 
 

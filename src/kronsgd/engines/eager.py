@@ -47,6 +47,7 @@ class EagerEngine(ScanEngine):
     """
 
     name: ClassVar[str] = "eager"
+    narrow: ClassVar[bool] = False
 
     def initialize(
         self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None

@@ -27,6 +27,7 @@ from kronsgd.features.serialize import compress
 from kronsgd.features.sides import Sides
 from kronsgd.initial import InitialWeights
 from kronsgd.kernels import grid as kernels
+from kronsgd.kernels.bfloat16 import to_float
 from kronsgd.kernels.scan import LANES
 from kronsgd.network import TwoLayer
 from kronsgd.parallel import map_threads
@@ -74,6 +75,7 @@ class GridEngine(Engine):
     """For blocks of pairs. Cost of a step of P × U cells: 2·m·P·U·n1 flops, and 2·U·nnz(α) once for each strip."""
 
     name: ClassVar[str] = "grid"
+    narrow: ClassVar[bool] = True
 
     def __init__(self, flip: bool = False) -> None:
         self.flip = flip  # the larger side inside
@@ -158,10 +160,11 @@ class GridEngine(Engine):
         live = cells.strip is step.strip and len(block.tiles) == 1 and not whole
         if not live:
             cells.strip = None
+        salt = alpha.next_salt()
         for tile in block.tiles:
             kernels.record(
                 step.strip.h, step.coefficients, slopes, state.output_weights, block.inner, tile.first, tile.beyond,
-                tile.outer, step.strip.own, live, *alpha.lists(), state.network.blocks,
+                tile.outer, step.strip.own, live, *alpha.lists(), state.network.blocks, salt,
             )  # fmt: skip
         if step.output_weights is not None:
             state.output_weights = state.output_weights + step.output_weights
@@ -200,9 +203,9 @@ class GridEngine(Engine):
         cell = np.zeros(int(before.max()) + 1, dtype=np.int32)
         cell[before] = _numbers(alpha.segments, new.inner[:n_old], new.outer[:n_old])
         indptr, rows, values = lists
-        moved = sp.csr_array((values, cell[rows], indptr), shape=(state.network.n_hidden, alpha.segments.n_rows))
+        moved = sp.csr_array((to_float(values), cell[rows], indptr), shape=(state.network.n_hidden, alpha.segments.n_rows))
         moved.sum_duplicates()  # sorts, and adds up cells whose entities turned out to be equal
-        alpha.set_lists(moved.indptr.astype(np.int64), moved.indices.astype(np.int32), moved.data)
+        alpha.set_lists(moved.indptr.astype(np.int64), moved.indices.astype(np.int32), alpha.kept(moved.data))
         return state
 
     def hidden(self, state: GridState, activations: Activations) -> Array:

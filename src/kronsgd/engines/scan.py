@@ -66,6 +66,7 @@ class ScanEngine(Engine):
     """Evaluates every neuron on every row of the batch. Cost of a step: 2·S·nnz(α) flops + 2·S·n gathers per factor."""
 
     name: ClassVar[str] = "scan"
+    narrow: ClassVar[bool] = True
 
     def initialize(
         self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None

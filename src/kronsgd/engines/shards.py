@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 __all__ = ["join", "part"]
 
 Array = NDArray[Any]
-COMMON = ("slice_bits", "scale", "sides", "strip_outer", "counts")  # the same for all neurons
+COMMON = ("slice_bits", "scale", "sides", "strip_outer", "counts", "steps")  # the same for all neurons
 BOUNDS = ("indptr", "tail_first")  # (m + 1,): of each neuron's own places in other arrays
 OWN = {"rows": "indptr", "values": "indptr", "tail_rows": "tail_len", "tail_values": "tail_len"}  # one run for each neuron
 

@@ -60,6 +60,7 @@ class TreeEngine(ScanEngine):
     """Evaluates the pairs that can fire. Cost of a step: 6·S·m flops for the first bound, 2·n·ρ for each evaluated pair."""
 
     name: ClassVar[str] = "tree"
+    narrow: ClassVar[bool] = False
 
     def initialize(
         self, network: TwoLayer, features: Features, normalize: bool = True, basis: Features | None = None

@@ -71,6 +71,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         normalize: bool = True,
         standardize: bool = True,
         dtype: str = "auto",
+        coefficient_dtype: str = "auto",
         batching: str = "auto",
         batch_size: int | str = "auto",
         learning_rate: str = "cosine",
@@ -100,6 +101,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
         self.normalize = normalize
         self.standardize = standardize
         self.dtype = dtype
+        self.coefficient_dtype = coefficient_dtype
         self.batching = batching
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -170,6 +172,7 @@ class KronEstimator(PairScores, BaseEstimator):  # type: ignore[misc]  # scikit-
             threshold=threshold, output_scale=float(self.output_scale),
             init=self.init, init_rank=self.init_rank, antisymmetric=bool(self.antisymmetric),
             train_output=bool(self.train_output), seed=seed, dtype=dtype,
+            coefficient_dtype=self.coefficient_dtype,
         )  # fmt: skip
 
     @property

@@ -77,6 +77,8 @@ def _restore(model: Any, arrays: dict[str, Array], meta: dict[str, Any]) -> None
     check_params(model)
     check_choice("engine", meta["engine"], ENGINES)
     network = TwoLayer(**meta["network"])
+    if network.narrow and not ENGINES[meta["engine"]].narrow:
+        raise ValueError(f"engine {meta['engine']!r} keeps no bfloat16")
     if arrays["state.output_weights"].shape != (network.n_hidden, network.n_outputs):  # before anything is allocated
         raise ValueError("the output weights do not fit the network")
     features = features_from_state(arrays, meta["features"])

@@ -96,7 +96,7 @@ def _make_record(lanes: int) -> Any:
     def add(
         h: Any, fired: Any, slopes: Any, a: Any, inner: Any, tile_first: int, beyond: int, outer: Any, own: Any, live: bool,
         first: Any, stride: Any, bits: int, indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any,
-        tail_rows: Any, tail_alpha: Any, bounds: Any,
+        tail_rows: Any, tail_alpha: Any, bounds: Any, salt: Any,
     ) -> None:  # fmt: skip
         n_inner = h.shape[1]
         for block in prange(len(bounds) - 1):
@@ -126,7 +126,7 @@ def _make_record(lanes: int) -> Any:
                         cell = (p << bits) + outer[s]
                         guess = low + ((high - low) * outer[s] >> bits)
                         add_entry(total, cell, outer[s], r, low, high, guess, rows, alpha, tail_first, tail_len, tail_rows,
-                                  tail_alpha)  # fmt: skip
+                                  tail_alpha, salt)  # fmt: skip
                     if live:
                         add_rows(width, h, (r * n_inner + p) * width, own, lane, value, 0, n_fired, 0)
 

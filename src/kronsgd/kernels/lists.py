@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from kronsgd.kernels.bfloat16 import noise, rounded, widen
 from kronsgd.kernels.simd import equal_bits, lowest_bit
 
 __all__ = ["add_entry", "find"]
@@ -41,15 +42,16 @@ def find(rows: Any, i: Any, low: Any, high: Any, guess: Any) -> Any:  # pragma: 
 @njit(cache=True, error_model="numpy", inline="always")
 def add_entry(
     value: Any, i: Any, place: Any, r: Any, low: Any, high: Any, guess: Any, rows: Any, alpha: Any, tail_first: Any,
-    tail_len: Any, tail_rows: Any, tail_alpha: Any,
+    tail_len: Any, tail_rows: Any, tail_alpha: Any, salt: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, i] += value, in neuron r's sorted list rows[low:high] where it has row i's place, else at the end of its tail.
 
+    salt: of the step, for lists of bfloat16; those of floating-point numbers do not look at it.
     Inlined, because a call would pass six arrays of seven words each.
     """
     p = find(rows, place, low, high, guess)
     if p >= 0:
-        alpha[p] += value
+        alpha[p] = rounded(alpha[p], widen(alpha[p]) + value, noise(salt, i, r))
     elif value != 0:
         end = tail_first[r] + tail_len[r]
         tail_rows[end] = i

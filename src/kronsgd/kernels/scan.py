@@ -3,7 +3,8 @@
 Names follow the paper: z = ⟨w_r, x_i⟩, b the threshold, alpha the coefficients, K a panel of inner products.
 Neuron r's coefficients are sorted lists (indptr, rows, alpha), one for each slice of the panel's rows, plus a short unsorted
 tail of rows new since the last compaction. Its list for slice k is segment first[r] + k·stride[r]: segments lie in the order
-in which `forward` reads them. Lists name a row by its place in the slice, tails by its number. Neuron blocks are the unit of
+in which `forward` reads them. Lists name a row by its place in the slice, tails by its number. Their numbers
+may be bfloat16 (see `kernels.bfloat16`). Neuron blocks are the unit of
 parallel work: a thread writes only what its blocks own, and every sum runs in an order that does not depend on the number of
 threads.
 """
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from kronsgd.kernels.bfloat16 import HALF, rounded
 from kronsgd.kernels.lists import add_entry
 from kronsgd.kernels.simd import add_rows, lowest_bit, rectify
 
@@ -31,9 +33,9 @@ def _make_forward(lanes: int) -> Any:
 
     @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")  # fused multiply-add; NaN stays visible
     def forward_tile(
-        z: Any, fired: Any, partial: Any, K: Any, new_fired: Any, new_slopes: Any, new_a: Any, new_rows: Any, first: Any,
-        stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any,
-        tail_alpha: Any, bounds: Any, a: Any, scale: Any, inverse: Any, b: Any, size: int,
+        z: Any, fired: Any, partial: Any, K: Any, new_fired: Any, new_slopes: Any, new_a: Any, new_rows: Any, salt: Any,
+        first: Any, stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any, tail_first: Any, tail_len: Any,
+        tail_rows: Any, tail_alpha: Any, bounds: Any, a: Any, scale: Any, inverse: Any, b: Any, size: int,
     ) -> None:  # fmt: skip
         n_blocks, n_slices = len(bounds) - 1, (len(indptr) - 1) // len(first)
         in_use, in_slice = ~np.uint64(0) >> np.uint64(64 - size), _slice_bits_of(new_rows, new_slopes, slice_bits, n_slices)
@@ -51,7 +53,7 @@ def _make_forward(lanes: int) -> Any:
                         bits = new_fired[t, r] & in_slice[k, t]
                         if bits != 0:
                             _add(bits, t, r, new_slopes, new_a, new_rows, first, stride, slice_bits, indptr, rows, alpha,
-                                 tail_first, tail_len, tail_rows, tail_alpha)  # fmt: skip
+                                 tail_first, tail_len, tail_rows, tail_alpha, salt)  # fmt: skip
                     add_rows(width, z, r * width, K, rows, alpha, indptr[segment], indptr[segment + 1], k << slice_bits)
             for block in range(low, high):
                 out = partial[block]
@@ -81,7 +83,7 @@ def _slice_bits_of(batch: Any, slopes: Any, slice_bits: int, n_slices: int) -> A
 @njit(cache=True, fastmath={"contract"}, error_model="numpy", inline="always")
 def _add(
     bits: Any, t: int, r: int, slopes: Any, a: Any, batch: Any, first: Any, stride: Any, slice_bits: int, indptr: Any,
-    rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
+    rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any, salt: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, i] += Σ_c slopes[t, c, s]·a[r, c] for the rows i = batch[t·L + s] of the bits s of one tile and neuron.
 
@@ -99,7 +101,7 @@ def _add(
         low, high = indptr[segment], indptr[segment + 1]
         place = i & within
         guess = low + ((high - low) * place >> slice_bits)
-        add_entry(value, i, place, r, low, high, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
+        add_entry(value, i, place, r, low, high, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha, salt)
 
 
 _FORWARD = {lanes: _make_forward(lanes) for lanes in LANES}
@@ -137,8 +139,8 @@ def neuron_gradient(out: Any, hidden: Any, fired: Any, slopes: Any, bounds: Any)
 
 @njit(cache=True, parallel=True, fastmath={"contract"}, error_model="numpy")
 def record(
-    fired: Any, slopes: Any, a: Any, batch: Any, first: Any, stride: Any, slice_bits: int, indptr: Any, rows: Any, alpha: Any,
-    tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
+    fired: Any, slopes: Any, a: Any, batch: Any, salt: Any, first: Any, stride: Any, slice_bits: int, indptr: Any, rows: Any,
+    alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
     """alpha[r, batch[i]] += Σ_c slopes[t, c, s]·a[r, c] for every fired pair (i = t·L + s).
 
@@ -152,7 +154,7 @@ def record(
         for k in range(len(in_slice)):
             for t in range(len(fired)):
                 _add(fired[t, r] & in_slice[k, t], t, r, slopes, a, batch, first, stride, slice_bits, indptr, rows, alpha,
-                     tail_first, tail_len, tail_rows, tail_alpha)  # fmt: skip
+                     tail_first, tail_len, tail_rows, tail_alpha, salt)  # fmt: skip
 
 
 @njit(cache=True, error_model="numpy")
@@ -189,7 +191,7 @@ def compact(
     new_indptr: Any, new_rows: Any, new_alpha: Any, order: Any, first: Any, stride: Any, slice_bits: int, indptr: Any,
     rows: Any, alpha: Any, tail_first: Any, tail_len: Any, tail_rows: Any, tail_alpha: Any,
 ) -> None:  # fmt: skip  # pragma: no cover
-    """Merge every neuron's tail into its sorted lists, adding up tail entries of the same row.
+    """Merge every neuron's tail into its sorted lists, adding up tail entries of the same row: the nearest bfloat16 number.
 
     Shape: lists (segments + 1,), (nnz,), (nnz,), tails (m + 1,), (m,), (room,), (room,). Cost: nnz, copied run by run, and
     tail entries · ln(length of a list).
@@ -206,11 +208,12 @@ def compact(
                 for c in range(n):
                     new_rows[out + c], new_alpha[out + c] = rows[p + c], alpha[p + c]
                 p, out = p + n, out + n
-                new_rows[out], new_alpha[out] = j - begin, tail_alpha[start + order[q]]
+                value = tail_alpha[start + order[q]]
                 q += 1
                 while q < last and tail_rows[start + order[q]] == j:
-                    new_alpha[out] += tail_alpha[start + order[q]]
+                    value += tail_alpha[start + order[q]]
                     q += 1
+                new_rows[out], new_alpha[out] = j - begin, rounded(new_alpha[out], value, HALF)
                 out += 1
             for c in range(stop - p):
                 new_rows[out + c], new_alpha[out + c] = rows[p + c], alpha[p + c]

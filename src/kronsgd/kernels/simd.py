@@ -92,7 +92,8 @@ def add_rows(
 ) -> Any:
     """out.flat[offset : offset + lanes] += Σ_p value[p]·table[first + index[p], :] over start ≤ p < stop.
 
-    Shape: table (n, lanes), index (nnz,) of any whole numbers, value (nnz,). Cost: 2·lanes flops for each p.
+    Shape: table (n, lanes), index (nnz,) of any whole numbers, value (nnz,) of the table's type or bits of bfloat16.
+    Cost: 2·lanes flops for each p.
     """
     if not isinstance(lanes, types.IntegerLiteral):
         return None
@@ -105,12 +106,15 @@ def add_rows(
             vectors.data(signature.args[k], array) for k, array in ((1, out), (3, table), (4, index), (5, value))
         )
         width, widen = ir.Constant(INT64, vectors.lanes), builder.sext if signature.args[4].dtype.signed else builder.zext
-        rows = builder.gep(table, [builder.mul(first, width)])
+        rows, narrow = builder.gep(table, [builder.mul(first, width)]), signature.args[5].dtype == types.uint16
 
         def terms(p: Any) -> list[tuple[Any, Any]]:
             j = widen(builder.load(builder.gep(index, [p])), INT64)
             row = vectors.load(rows, builder.mul(j, width))
-            return [(vectors.fill(builder.load(builder.gep(value, [p]))), row)]
+            number = builder.load(builder.gep(value, [p]))
+            if narrow:  # the upper half of float32
+                number = builder.bitcast(builder.shl(builder.zext(number, ir.IntType(32)), ir.IntType(32)(16)), ir.FloatType())
+            return [(vectors.fill(number), row)]
 
         vectors.add_sums(out, [offset], start, stop, terms)
         return context.get_dummy_value()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from kronsgd.kernels.bfloat16 import NO_SALT
 from kronsgd.kernels.lists import add_entry
 from kronsgd.kernels.simd import add_rows, add_together, dot, prefetch
 
@@ -195,7 +196,8 @@ def update(
                     value += slopes[s, c] * a[r, c]
                 begin, stop = indptr[r], indptr[r + 1]
                 guess = begin + (stop - begin) * i // K.shape[1]
-                add_entry(value, i, i, r, begin, stop, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha)
+                add_entry(value, i, i, r, begin, stop, guess, rows, alpha, tail_first, tail_len, tail_rows, tail_alpha,
+                          NO_SALT)  # fmt: skip
                 along, p = moved[block, q], last[r - low]
                 while p >= 0:
                     along += coefficient[p] * K[s, row[p], 0]

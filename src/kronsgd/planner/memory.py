@@ -112,12 +112,12 @@ def _lists(
     Lists in slices, where a place takes so many bytes, and tails with room for a quarter of the lists and for eight batches
     of `size`. A saved list has plain row numbers.
     """
-    m, entry = p.network.n_hidden, 4.0 + p.itemsize
+    m, entry, value = p.network.n_hidden, 4.0 + p.itemsize, 2.0 if p.network.narrow else float(p.itemsize)
     mean, bounds, merged = count * p.alpha_last, 8.0 * m * n_slices, GROWN if p.schedule.one_epoch else 1.0
     added = STEPS * p.fired * size
     room = _larger(merged * mean / LISTS_PER_TAIL, UNEVEN * max(TAIL, added)) + (UNEVEN - 1) * 4 * (1 - p.fired) ** 2 * added
-    tails, lists = m * room * entry, (place + p.itemsize) * mean * m
-    saved = entry * mean * m + 8.0 * m + tails
+    tails, lists = m * room * entry, (place + value) * mean * m
+    saved = (4.0 + value) * mean * m + 8.0 * m + tails
     compacting = {"tails": tails, "coefficients": (1 + merged) * lists + bounds, "compaction": 4.0 * m * room + 3 * bounds}
     at_rest = {"tails": tails, "coefficients": lists + bounds, "best model": saved}
     return compacting, at_rest, {**at_rest, "best model": 2 * saved}

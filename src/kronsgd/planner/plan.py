@@ -251,6 +251,8 @@ def make_plan(
 
 def _unfit(engine: str, p: Problem) -> str:
     """Why an engine cannot take exact steps on this problem, or nothing."""
+    if p.network.narrow and not ENGINES[engine].narrow:
+        return 'coefficient_dtype="bfloat16" is for the scan and the grid engine'
     if engine == "dense":
         if not p.has_coordinates:
             return "a kernel's entities have no exact coordinates"

@@ -23,7 +23,7 @@ __all__ = ["DIGEST", "flush_folder", "flush_to_disk", "open_regular", "read_shar
 Array = NDArray[Any]
 CHUNK = 1 << 24  # bytes
 DIGEST = 32  # bytes
-KINDS = {"<f8": "F64", "<f4": "F32", "<i8": "I64", "<i4": "I32", "<u8": "U64", "|b1": "BOOL", "|u1": "U8"}
+KINDS = {"<f8": "F64", "<f4": "F32", "<i8": "I64", "<i4": "I32", "<u8": "U64", "<u2": "U16", "|b1": "BOOL", "|u1": "U8"}
 
 
 def write_shard(path: Path, arrays: Mapping[str, Array]) -> tuple[int, str]:

@@ -88,7 +88,8 @@ def _largest_loss(
     outputs together, half its curvature times C·δ². slopes (S, C): weighted, of the summed loss. weight: the rows' mean one.
     """
     network, size = state.network, len(slopes)
-    if network.train_output or not state.normalize or settings.alpha:  # a is ±1, rows have norm 1, and nothing decays
+    # a is ±1, rows have norm 1, and nothing decays nor is rounded
+    if network.train_output or not state.normalize or settings.alpha or network.narrow:
         return np.inf
     steepest = float(np.abs(slopes).sum(axis=1).max())
     moved = ROUNDING * network.scale**2 * settings.learning_rate_init * n_fired * steepest / size
