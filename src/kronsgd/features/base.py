@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_FACTORS = 1024  # leaves and constants of an expression with its powers written out, as independent random factors need
 LARGEST = 1e150  # constant: its square is a number
 
-__all__ = ["Constant", "Features", "Power", "Product", "Sum", "describe_dim"]
+__all__ = ["Constant", "Features", "Power", "Product", "Sum", "describe_dim", "written_out"]
 
 Array = NDArray[Any]
 
@@ -278,9 +278,9 @@ class Power(Features):
     def __init__(self, base: Features, exponent: Any) -> None:
         if isinstance(exponent, bool) or not isinstance(exponent, Integral) or not 1 <= int(exponent) <= 64:
             raise ValueError(f"exponent {exponent!r} is not allowed; give a whole number from 1 to 64.")
-        if int(exponent) * _written_out(base) > MAX_FACTORS:
+        if int(exponent) * written_out(base) > MAX_FACTORS:
             raise ValueError(
-                f"({base.expression()[:200]}) ** {exponent} has {int(exponent) * _written_out(base):,} factors with all powers "
+                f"({base.expression()[:200]}) ** {exponent} has {int(exponent) * written_out(base):,} factors with all powers "
                 f"written out; at most {MAX_FACTORS:,} are allowed: leave out powers of powers."
             )
         self.children = (base,)
@@ -342,9 +342,9 @@ class Constant(Features):
         return f"{self.parameter:g}"
 
 
-def _written_out(node: Features) -> int:
+def written_out(node: Features) -> int:
     """Leaves and constants of an expression with its powers written out."""
-    own = sum(map(_written_out, node.children)) if node.children else 1
+    own = sum(map(written_out, node.children)) if node.children else 1
     return own * node.parameter if isinstance(node, Power) else own
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kronsgd.features.base import Constant, Features, Power, Product, Sum
+from kronsgd.features.base import Constant, Features, Power, Product, Sum, written_out
 from kronsgd.features.leaf import Leaf
 from kronsgd.validation import check_array
 
@@ -17,6 +17,7 @@ __all__ = ["compress", "features_from_state", "features_state", "map_leaves", "p
 
 Array = NDArray[Any]
 MAX_DEPTH = 400  # of the JSON, two for each level of an expression; Python itself would give up at some more
+MOST_FACTORS = 1 << 14  # with all powers written out: a file of some kilobytes could otherwise take minutes to look at
 NODES: dict[str, type[Any]] = {"Product": Product, "Sum": Sum}
 
 
@@ -39,7 +40,10 @@ def features_from_state(arrays: Mapping[str, Array], tree: Mapping[str, Any], pr
     """Inverse of `features_state`. Raises ValueError for an unknown kind, KeyError for a missing array."""
     if _depth(tree) > MAX_DEPTH:
         raise ValueError(f"the features are nested deeper than {MAX_DEPTH // 2} levels")
-    return _from_state(arrays, tree, prefix)
+    features = _from_state(arrays, tree, prefix)
+    if written_out(features) > MOST_FACTORS:  # a short file may have many powers
+        raise ValueError(f"the features have {written_out(features):,} factors, more than {MOST_FACTORS:,}")
+    return features
 
 
 def _from_state(arrays: Mapping[str, Array], tree: Mapping[str, Any], prefix: str) -> Features:
