@@ -76,6 +76,13 @@ def nested(kind, levels, parameter):
     return change
 
 
+def many_powers(arrays, meta):
+    ones = [{"kind": "Constant", "children": [], "parameter": 1.0}] * 16
+    power = {"kind": "Power", "children": [{"kind": "Sum", "children": ones}], "parameter": 64}
+    nested("Sum", 1, 1)(arrays, meta)
+    meta["features"]["children"] += [power] * 20
+
+
 def update(part, **values):
     return lambda arrays, meta: (meta if part is None else meta[part]).update(values)
 
@@ -83,6 +90,8 @@ def update(part, **values):
 HOSTILE = {
     "powers of powers": (nested("Power", 4, 64), "written out; at most 1,024 are allowed"),
     "endless nesting": (nested("Sum", 450, 1), "nested deeper than 200 levels|not JSON|recursion"),
+    "many powers": (many_powers, "have 20,4.. factors, more than 16,384"),
+    "no seed": (update("network", seed=None), "seed=None is not an integer"),
     "an abstract leaf": (lambda a, m: m["features"]["children"][1].update(kind="SpanLeaf"), "unknown feature kind 'SpanLeaf'"),
     "a huge rank": (update("network", init_rank=10**9), "only .* are free"),
     "a huge rank of a grid": (lambda a, m: (m.update(engine="grid"), m["network"].update(init_rank=10**9)), "are free|missing"),
