@@ -21,6 +21,7 @@ MIB = 2**20
 
 FITS = {
     "pairs": (lambda: pairs(2400, one=False), {"n_hidden": 4096}),
+    "lists cut anew": (lambda: pairs(2400, one=False), {"n_hidden": 4096, "threshold": 1.2}),
     "self-product": (lambda: (1 + table(1500, 12)) ** 2, {}),
     "dense firing": (lambda: pairs(2000), {"threshold": 0.0}),
     "float64": (lambda: (1 + table(1200, 8)) ** 2, {"dtype": "float64"}),

@@ -163,6 +163,7 @@ class Coefficients:
         indptr, rows, values = _room(sizes, self.segments, self.values.dtype)
         kernels.compact(indptr, rows, values, order, *lists)
         self.indptr, self.rows, self.values = indptr, rows, values
+        del lists, order, indptr, rows, values  # the old ones go before others may come
         self.tail_len[:] = 0
         n_lists = self.exchange.total(len(self.tail_len)) * self.segments.n_rows
         self.rearrange(self.segments.cut_for(self.exchange.total(self.nnz) / n_lists, self.values.itemsize))
