@@ -139,10 +139,14 @@ class Movement:
         bits = {"radius": np.ascontiguousarray(self.radius.T).view(np.int32), "limit": self.limit.view(np.int32)}
         return {name: bits.get(name, getattr(self, name)) for name in CHANGED}
 
-    def take(self, arrays: Mapping[str, Array]) -> None:
-        """What `arrays` gave. ValueError where it does not fit."""
+    def take(self, arrays: Mapping[str, Array], alpha: Coefficients) -> None:
+        """What `arrays` gave. ValueError where it does not fit, or not the coefficients. Cost: 64·nnz flops."""
+        self._rebuild(alpha)
+        least = (self.P.astype(np.float64) ** 2).sum(axis=1) - self.hidden_by_rounding()
         for name, known in self.arrays().items():
             array = check_array(name, arrays, known.shape, known.dtype.kind).astype(known.dtype)
             if name in ("radius", "limit"):
                 array = np.ascontiguousarray(array.view(np.float32).T)
             setattr(self, name, array)
+        if not (self.squared + self.hidden_by_rounding() >= least).all():
+            raise ValueError("array 'squared' is below what the coefficients have alone along a few directions")

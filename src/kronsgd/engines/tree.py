@@ -212,5 +212,5 @@ class TreeEngine(ScanEngine):
         state.movement = None
         if "path" in arrays:
             state.movement = movement or Movement.of(state.network, state.features, state.normalize, state.coefficients)
-            state.movement.take(arrays)
+            state.movement.take(arrays, state.coefficients)
             state.coefficients.join()
