@@ -15,7 +15,8 @@ from kronsgd import Checkpoint
 from kronsgd.cli.config import Config
 from kronsgd.cli.runfolder import CHECKPOINTS, write_json
 from kronsgd.datasets.files import read_json
-from kronsgd.training import checkpoints_in
+from kronsgd.exchange import ALONE
+from kronsgd.training import CheckpointFolder, checkpoints_in
 
 __all__ = ["Keeping", "digest_of", "read_keeping"]
 
@@ -55,11 +56,23 @@ class Keeping:
         write_json(aside, {"of": _search_of(config), "result": result})
         os.replace(aside, self.folder / "search.json")
 
+    def check_seeds(self, wanted: range) -> None:
+        """ValueError where there are checkpoints of networks with other seeds, which would be forgotten."""
+        others = [seed.name for seed in sorted(self.folder.glob("seed-*")) if seed.name not in {f"seed-{k}" for k in wanted}]
+        if others:
+            raise ValueError(
+                f"{self.folder} holds checkpoints of {others[0]}, but random_state={wanted.start} and {len(wanted)} "
+                f"network{'s' * (len(wanted) > 1)} ask for others; resume with the same, or give --force or another --out."
+            )
+
     def clear(self) -> None:
-        """Remove the checkpoints; files of others stay."""
-        for seed in self.folder.glob("seed-*"):
-            if seed.is_dir():  # rmtree would open a pipe, and wait for someone to write to it
-                shutil.rmtree(seed, ignore_errors=True)
+        """Remove the checkpoints; files of others stay. BlockingIOError, and nothing removed, where a run is writing them."""
+        seeds = [seed for seed in self.folder.glob("seed-*") if seed.is_dir()]  # rmtree would wait at a pipe for ever
+        for seed in seeds:
+            with CheckpointFolder.opened(seed, True, ALONE):
+                pass
+        for seed in seeds:
+            shutil.rmtree(seed, ignore_errors=True)
         for name in ("search.json", ".search.json"):
             (self.folder / name).unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):

@@ -210,6 +210,7 @@ def open_run(path: Path) -> Run:
             f"{path} does not exist; give the folder that kronsgd train wrote, or a model file in it."
         )
     if not (folder / "tables.json").is_file():
+        _check_over(folder)
         raise FileNotFoundError(f"{folder} has no tables.json, so ids cannot be looked up; give the folder of a run.")
     try:
         run = RunFile.model_validate(read_json(folder / "tables.json"))
@@ -222,6 +223,12 @@ def open_run(path: Path) -> Run:
     except Exception as error:  # whatever a damaged or hostile file provokes
         raise ValueError(f"{folder / 'tables.json'} is damaged ({first_line(error)}); train the run again.") from None
     return Run(folder, [load(file) for file in files], run.expression, run.task, run.target, tables)
+
+
+def _check_over(folder: Path) -> None:
+    """FileNotFoundError for a run that has checkpoints, but no model yet."""
+    if (folder / CHECKPOINTS).is_dir():
+        raise FileNotFoundError(f"the run in {folder} is not over; go on with the same kronsgd train and --resume.")
 
 
 def _inside(folder: Path, name: str) -> Path:
@@ -248,6 +255,7 @@ def open_models(path: Path) -> dict[str, KronEstimator]:
     if path.is_dir():
         files = sorted(path.glob("model*.kron"), key=lambda p: (len(p.name), p.name))
         if not files:
+            _check_over(path)
             raise FileNotFoundError(
                 f"{path} holds no model; give the folder that kronsgd train wrote, or a model file."
             )

@@ -49,10 +49,10 @@ LOSS_LABELS = {
 
 
 def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None:
-    """Search if asked for, train, evaluate, write `out`. Exits with 1 if training diverged, 143 if SIGTERM cut it short."""
+    """Search if asked for, train, evaluate, write `out`. Exits with 1 after divergence or out of memory, 143 at SIGTERM."""
     keeping, quiet = read_keeping(config, out), quiet or not first_rank()
     asked = digest_of(config)
-    finished = first_rank() and _finished(out, asked, keeping, force=force, quiet=quiet)
+    finished = first_rank() and _finished(config, out, asked, keeping, force=force, quiet=quiet)
     if finished and not over_ranks():
         return
     search = _search_of(config)
@@ -83,11 +83,11 @@ def run_training(config: Config, out: Path, *, force: bool, quiet: bool) -> None
                 from_first(None)  # it has written: a launcher ends all processes once one of them has ended so
     if ended:
         raise typer.Exit(128 + signal.SIGTERM)
-    if first_rank() and any(one.model.stop_reason_ is StopReason.DIVERGED for one in fitted):
+    if first_rank() and any(one.model.stop_reason_ in (StopReason.DIVERGED, StopReason.MEMORY) for one in fitted):
         raise typer.Exit(1)  # fit has already warned; the folder is there to look at
 
 
-def _finished(out: Path, asked: str, keeping: Keeping | None, *, force: bool, quiet: bool) -> bool:
+def _finished(config: Config, out: Path, asked: str, keeping: Keeping | None, *, force: bool, quiet: bool) -> bool:
     """Whether the run that is to go on is whole already. ValueError or OSError where none may be written to `out`."""
     if keeping is not None and keeping.resume:
         if force:
@@ -96,7 +96,7 @@ def _finished(out: Path, asked: str, keeping: Keeping | None, *, force: bool, qu
             if not quiet:
                 say_plain(f"the run in {out.resolve()} is finished; there is nothing to go on with.")
             return True
-    _check_out(out, force, keeping)
+    _check_out(config, out, force, keeping)
     return False
 
 
@@ -113,13 +113,16 @@ def _search_of(config: Config) -> Search | None:
     return search
 
 
-def _check_out(out: Path, force: bool, keeping: Keeping | None) -> None:
+def _check_out(config: Config, out: Path, force: bool, keeping: Keeping | None) -> None:
     """ValueError or OSError unless the run may be written to `out`; what --force replaces of checkpoints goes now."""
     resume = keeping is not None and keeping.resume
     check_target(out, force, resume)
     check_writable(out)
     if force and not resume:
         Keeping(out / CHECKPOINTS, None, None, False).clear()
+    if keeping is not None and keeping.resume:
+        first = config.model["random_state"]
+        keeping.check_seeds(range(first, first + config.ensemble.seeds))
 
 
 def _searched(config: Config, search: Search, keeping: Keeping | None, *, quiet: bool) -> dict[str, Any]:

@@ -19,12 +19,13 @@ NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
 @contextmanager
-def process_group(timeout: timedelta = PATIENCE) -> Iterator[None]:
+def process_group(timeout: timedelta | float = PATIENCE) -> Iterator[None]:
     """Join the other processes that torchrun or another launcher has started, as torch.distributed's default group on gloo.
 
-    timeout: how long to wait for ranks that start late, and later on for one that says nothing.
+    timeout: how long to wait for ranks that start late, and later on for one that says nothing; a number is of seconds.
     ValueError where the launcher's variables are not set; ConnectionError where the others cannot be found.
     """
+    timeout = timeout if isinstance(timeout, timedelta) else timedelta(seconds=timeout)
     missing = [name for name in NEEDED if name not in os.environ]
     if missing:
         raise ValueError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from kronsgd.validation import check_choice
 
-__all__ = ["ON_PROCESSOR", "VARIABLE", "Device", "load_torch"]
+__all__ = ["ON_PROCESSOR", "VARIABLE", "Device", "NoDevice", "load_torch"]
 
 Array = NDArray[Any]
 T = TypeVar("T")
@@ -31,6 +31,10 @@ def load_torch() -> Any:
     return torch
 
 
+class NoDevice(ValueError):
+    """The environment names a device that is not there."""
+
+
 @dataclass(frozen=True)
 class Device:
     """A device by PyTorch's name, "cpu" or "cuda:0", and arrays on their way to it and back. A pickle opens on any other."""
@@ -44,7 +48,10 @@ class Device:
         gpus = [f"cuda:{k}" for k in range(torch.cuda.device_count() if torch.cuda.is_available() else 0)]
         wanted = os.environ.get(VARIABLE)
         if wanted:
-            check_choice(VARIABLE, wanted, ["cpu", *gpus])
+            try:
+                check_choice(VARIABLE, wanted, ["cpu", *gpus])
+            except ValueError as error:
+                raise NoDevice(f"{error} PyTorch sees {len(gpus)} graphics cards here.") from None
             return cls(wanted)
         return cls(f"cuda:{torch.cuda.current_device()}" if gpus else "cpu")
 

@@ -183,7 +183,8 @@ class GridEngine(Engine):
             for strip in _by_key(tables.outer // lanes):
                 outer = np.unique(tables.outer[strip])  # all at once: blocks that lack some of them would each begin anew
                 _strip(state, view, Tile(outer, 0, 0), next(w for w in LANES if len(outer) <= w), passing=True)
-                for block in _by_key(tables.inner[strip] // PREDICT_ROWS):
+                inner = np.unique(tables.inner[strip], return_inverse=True)[1]  # few of all, where rows are scattered
+                for block in _by_key(inner // PREDICT_ROWS):
                     out[part[strip[block]]] = self.forward(state, strip[block], view).outputs
         return out
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from kronsgd.engines import ENGINES
+from kronsgd.engines.device import NoDevice
 from kronsgd.estimators.inputs import ArrayMap
 from kronsgd.estimators.parameters import check_params
 from kronsgd.features.serialize import features_from_state, features_state
@@ -68,6 +69,8 @@ def load_model(path: str | os.PathLike[str], classes: Mapping[str, Any]) -> Any:
         model = classes[meta["class"]](**meta["params"])
         with threads(model.n_jobs):
             _restore(model, arrays, meta)
+    except (ModuleNotFoundError, NoDevice):  # of engine="torch": the file may well be whole
+        raise
     except Exception as error:  # whatever a damaged or hostile file provokes
         raise ValueError(f"{path} is not a consistent kronsgd model ({brief(error)}); save the model again.") from None
     return model
