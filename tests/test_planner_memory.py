@@ -162,6 +162,19 @@ def test_training_ends_where_what_is_learned_outgrows_its_limit(engine, monkeypa
     assert np.isfinite(model.predict(X)).all()
 
 
+@pytest.mark.parametrize("batch_size", [750, 1500])
+def test_large_steps_do_not_end_training_where_there_is_memory(batch_size):
+    X = pairs(1500)
+    y = np.sign(np.random.default_rng(0).normal(size=len(X)))
+    options = {
+        "engine": "scan", "max_iter": 5, "learning_rate_init": 50.0, "threshold": 2.0, "random_state": 0, "batch_size": batch_size,
+    }  # fmt: skip
+    whole = KronRegressor(1024, memory_limit="8 GiB", **options).fit(X, y)
+    limit = 1.2 * whole.plan_.costs["scan"].memory
+    model = KronRegressor(1024, memory_limit=limit, **options).fit(X, y)
+    assert model.loss_curve_ == whole.loss_curve_
+
+
 def test_advice_fits():
     plan = ks.plan(pairs(), 8192, memory_limit="30 MiB")
     with pytest.raises(MemoryError) as error:
