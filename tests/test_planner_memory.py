@@ -195,6 +195,15 @@ def test_what_a_model_takes_is_not_counted_twice_where_it_is_trained_further(eng
     assert model.n_iter_ == 8
 
 
+def test_training_further_has_the_limit_of_that_time():
+    X = pairs(1500)
+    y = np.sign(np.random.default_rng(0).normal(size=len(X)))
+    options = {"engine": "scan", "max_iter": 1, "learning_rate_init": 50.0, "threshold": 1.0, "random_state": 0}
+    model = KronRegressor(1024, memory_limit="8 GiB", **options).fit(X, y)
+    model.set_params(warm_start=True, memory_limit="2 MiB").fit(X, y)
+    assert model.stop_reason_ is ks.StopReason.MEMORY
+
+
 def test_advice_fits():
     plan = ks.plan(pairs(), 8192, memory_limit="30 MiB")
     with pytest.raises(MemoryError) as error:
