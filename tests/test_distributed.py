@@ -14,6 +14,7 @@ from helpers.ranks import (
     bytes_per_step,
     estimator,
     failing_alone,
+    failing_to_save,
     folded,
     gathered,
     interrupted,
@@ -171,6 +172,18 @@ def test_an_error_that_one_rank_meets_and_survives_ends_the_others_at_once(kind)
         assert then - when < LINGERS / 2
     for (_, _), (again, _) in ranks:
         assert again.startswith("RuntimeError: there is no process group; ")
+
+
+@pytest.mark.parametrize("subgroup", [False, True])
+def test_a_rank_that_fails_to_save_and_lives_on_ends_the_others(subgroup):
+    """At once, but where the program keeps a group of its own: torch closes its connections with the last reference."""
+    (own, when), (own_again, _) = (heard := on_ranks(2, failing_to_save, subgroup))[0]
+    (told, then), (again, _) = heard[1]
+    assert own == "MemoryError: of rank 0 alone"
+    assert told.startswith("ConnectionError: rank 1 of 2 has lost the others (")
+    assert subgroup or then - when < LINGERS / 2
+    for text in (own_again, again):
+        assert text.startswith("RuntimeError: the process group has ended; ")
 
 
 @pytest.mark.parametrize("call", ["fit", "partial_fit"])

@@ -163,6 +163,48 @@ def test_training_ends_where_what_is_learned_outgrows_its_limit(engine, monkeypa
     assert np.isfinite(model.predict(X)).all()
 
 
+@pytest.mark.parametrize("batch_size", [750, 1500])
+def test_large_steps_do_not_end_training_where_there_is_memory(batch_size):
+    X = pairs(1500)
+    y = np.sign(np.random.default_rng(0).normal(size=len(X)))
+    options = {
+        "engine": "scan", "max_iter": 5, "learning_rate_init": 50.0, "threshold": 2.0, "random_state": 0,
+        "batch_size": batch_size,
+    }  # fmt: skip
+    whole = KronRegressor(1024, memory_limit="8 GiB", **options).fit(X, y)
+    limit = 1.2 * whole.plan_.costs["scan"].memory
+    model = KronRegressor(1024, memory_limit=limit, **options).fit(X, y)
+    assert model.loss_curve_ == whole.loss_curve_
+
+
+@pytest.mark.parametrize("engine", ["scan", "grid"])
+def test_what_a_model_takes_is_not_counted_twice_where_it_is_trained_further(engine, monkeypatch):
+    """Little more is free than it took for the first time, and most of that is the model's own now."""
+    X = pairs(1500)
+    y = np.sign(np.random.default_rng(0).normal(size=len(X)))
+    options = {"engine": engine, "max_iter": 4, "learning_rate_init": 50.0, "threshold": 1.0, "random_state": 0, "n_jobs": 1}
+    KronRegressor(64, **options).fit(X, y)  # compiles
+    tracemalloc.start()
+    try:
+        model = KronRegressor(2048, **options).fit(X, y)
+        whole = 1.3 * model.plan_.costs[engine].memory / limits.SHARE
+        monkeypatch.setattr(limits, "available_memory", lambda: whole - tracemalloc.get_traced_memory()[0])
+        model.set_params(warm_start=True).fit(X, y)
+    finally:
+        tracemalloc.stop()
+    assert model.stop_reason_ is ks.StopReason.MAX_ITER
+    assert model.n_iter_ == 8
+
+
+def test_training_further_has_the_limit_of_that_time():
+    X = pairs(1500)
+    y = np.sign(np.random.default_rng(0).normal(size=len(X)))
+    options = {"engine": "scan", "max_iter": 1, "learning_rate_init": 50.0, "threshold": 1.0, "random_state": 0}
+    model = KronRegressor(1024, memory_limit="8 GiB", **options).fit(X, y)
+    model.set_params(warm_start=True, memory_limit="2 MiB").fit(X, y)
+    assert model.stop_reason_ is ks.StopReason.MEMORY
+
+
 def test_advice_fits():
     plan = ks.plan(pairs(), 8192, memory_limit="30 MiB")
     with pytest.raises(MemoryError) as error:

@@ -243,6 +243,31 @@ def failing_alone(kind: type[BaseException]) -> list[tuple[str, float]]:
     return heard
 
 
+def failing_to_save(subgroup: bool) -> list[tuple[str, float]]:
+    """Rank 0 has no memory to write a model, catches it and lives on. What a rank hears of two attempts, and when."""
+    import torch.distributed as dist
+
+    from kronsgd.distributed import Distributed
+    from kronsgd.estimators import KronEstimator
+
+    def failing(self: Any, path: Any) -> None:
+        raise MemoryError("of rank 0 alone")
+
+    rank, group, (X, y), heard = dist.get_rank(), dist.new_group([0, 1]) if subgroup else None, problem(), []
+    model, save = Distributed(estimator({"max_iter": 1}), group=group).fit(X, y), KronEstimator.save
+    KronEstimator.save = failing  # type: ignore[method-assign]
+    try:
+        for call in (lambda: model.save("m.kron"), lambda: model.predict(X[:3])):
+            try:
+                call()
+            except Exception as error:
+                heard.append((f"{type(error).__name__}: {error}", time.time()))
+            time.sleep(LINGERS if rank == 0 and len(heard) == 1 else 0.0)
+    finally:
+        KronEstimator.save = save  # type: ignore[method-assign]
+    return heard
+
+
 def said(params: dict[str, Any]) -> list[str]:
     """What the library logs while it trains."""
     from kronsgd.distributed import Distributed

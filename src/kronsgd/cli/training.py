@@ -231,7 +231,7 @@ def _write(
     try:
         write(out)
     except OSError as error:
-        going_on = _written_elsewhere(write, out.name) if keeping is None else "make room, and go on with --resume"
+        going_on = _written_elsewhere(write, out.resolve().name) if keeping is None else "make room, and go on with --resume"
         raise OSError(f"the run could not be written to {out} ({error.strerror or error}); {going_on}.") from error
     return metrics
 

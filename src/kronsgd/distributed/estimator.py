@@ -109,9 +109,9 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
         """As the estimator's `fit`, on every rank with the same rows. ValueError where the ranks' data differ."""
         model = self._new_model()
         rows = [value for name, value in kwargs.items() if name != "checkpoint"]
-        model._exchange.check_same("data", fingerprint(X, y, *args, *rows))
-        model._exchange.check_same("checkpoint=...", repr(kwargs.get("checkpoint")))
         with _together(model), _silent(model._exchange.rank > 0):
+            model._exchange.check_same("data", fingerprint(X, y, *args, *rows))
+            model._exchange.check_same("checkpoint=...", repr(kwargs.get("checkpoint")))
             model.fit(X, y, *args, **kwargs)
         self.estimator_ = model
         return self
@@ -119,9 +119,9 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
     def partial_fit(self, X: Any, y: Any, *args: Any, **kwargs: Any) -> Self:
         """As the estimator's `partial_fit`, on every rank with the same rows in the same order. Besides, it costs a digest."""
         model = self.estimator_ if "estimator_" in self.__dict__ else self._new_model()
-        rows = compress(X) if isinstance(X, Features) else X  # of large tables only the entities of this call
-        model._exchange.check_same("data", fingerprint(rows, y, *args, *kwargs.values()))
         with _together(model), _silent(model._exchange.rank > 0):
+            rows = compress(X) if isinstance(X, Features) else X  # of large tables only the entities of this call
+            model._exchange.check_same("data", fingerprint(rows, y, *args, *kwargs.values()))
             model.partial_fit(X, y, *args, **kwargs)
         self.estimator_ = model
         return self
@@ -175,12 +175,13 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the whole network to one file. Every rank calls it, rank 0 writes. OSError on all where it cannot."""
         whole, failed = self.gather(), None
-        if whole is not None:
-            try:
-                whole.save(path)
-            except OSError as error:
-                failed = f"rank 0 could not write the model to {path}: {error.strerror or error}; give another path."
-        failed = self.estimator_.state_.network.exchange.broadcast(failed)
+        with _together(self.estimator_):
+            if whole is not None:
+                try:
+                    whole.save(path)
+                except OSError as error:
+                    failed = f"rank 0 could not write the model to {path}: {error.strerror or error}; give another path."
+            failed = self.estimator_.state_.network.exchange.broadcast(failed)
         if failed is not None:
             raise OSError(failed)
 

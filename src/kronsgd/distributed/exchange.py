@@ -40,7 +40,7 @@ class TorchExchange(Exchange):
         cuda = dist.get_backend(group) == "nccl"
         self._device = torch.device("cuda", torch.cuda.current_device()) if cuda else torch.device("cpu")
         self._counts = [0] * self.size
-        self._wish = self._stop = False
+        self._wish = self._stop = self._left = False
         self.n_gathers = self.n_sent = 0
 
     def share(self, n_blocks: int) -> tuple[int, int]:
@@ -89,7 +89,7 @@ class TorchExchange(Exchange):
         try:
             yield
         except (RuntimeError, ValueError) as error:
-            if not self._dist.is_initialized():
+            if self._left or not self._dist.is_initialized():
                 raise RuntimeError(
                     "the process group has ended; predict, gather and save on every rank while it is there."
                 ) from None
@@ -151,8 +151,12 @@ class TorchExchange(Exchange):
         return self._stop
 
     def leave(self) -> None:
-        """End this rank's connections, for good: the others are told at once, and wait for it no longer."""
-        if self._dist.is_initialized():
+        """End this rank's connections, for good: the others are told at once, and wait for it no longer.
+
+        Not so of a group that was given, which ends when nothing in this program refers to it any more.
+        """
+        if not self._left and self._dist.is_initialized():
+            self._left = True
             self._dist.destroy_process_group(self._group)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from kronsgd.estimators.files import plain_params
 from kronsgd.estimators.inputs import check_weights, read_rows
 from kronsgd.estimators.parameters import check_params
-from kronsgd.estimators.planning import planned
+from kronsgd.estimators.planning import plan_to_go_on
 from kronsgd.estimators.stream import grow
 from kronsgd.estimators.warning import warn_of_divergence
 from kronsgd.features.base import Features
@@ -110,8 +110,7 @@ def _start(
     if warm:
         model._check_same_network()
         numbers = grow(model, features)
-        plan = planned(model, model.state_.network, model.state_.features, engine=model.engine_)
-        model._most_coefficients = plan.most_coefficients(model.engine_)
+        model._most_coefficients = plan_to_go_on(model).most_coefficients(model.engine_)
     else:
         numbers = model._start(features, rows, targets, seed, engine=engine if model.engine == "auto" else None)
     return Data(numbers, targets, weights, validation)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from kronsgd.exchange import Exchange
 from kronsgd.features.base import Features
 from kronsgd.features.sides import Sides
 from kronsgd.network import TwoLayer
@@ -11,7 +15,7 @@ from kronsgd.planner import Plan, Schedule, make_plan
 from kronsgd.training import rows_per_step
 from kronsgd.training.horizon import SAMPLE
 
-__all__ = ["engine_over_ranks", "measured_plan", "plan_to_train", "planned"]
+__all__ = ["engine_over_ranks", "measured_plan", "plan_to_go_on", "plan_to_train", "planned"]
 
 OVER_RANKS = ("scan", "grid", "torch")  # engines that add up their outputs block by block; torch's bits depend on the ranks
 
@@ -41,6 +45,24 @@ def plan_to_train(model: Any, network: TwoLayer, features: Features, stream: boo
     if network.exchange.shared and engine not in OVER_RANKS:
         engine = engine_over_ranks(model)
     return planned(model, network, features, stream, engine)
+
+
+def plan_to_go_on(model: Any) -> Plan:
+    """The plan for training a fitted model's state further. What is free comes on top of what that takes already."""
+    plan = planned(model, model.state_.network, model.state_.features, engine=model.engine_)
+    held = _held(model.state_, set()) if model.memory_limit == "auto" else 0
+    return replace(plan, memory_limit=plan.memory_limit + held)
+
+
+def _held(value: Any, seen: set[int]) -> int:
+    """Bytes of the arrays that a state refers to, but for the features themselves, which plans do not count."""
+    if id(value) in seen or isinstance(value, (Features, TwoLayer, Exchange)):
+        return 0
+    seen.add(id(value))
+    if isinstance(value, np.ndarray):
+        return value.nbytes if value.base is None else _held(value.base, seen)
+    inside = value if isinstance(value, dict) else getattr(value, "__dict__", {})
+    return sum(_held(part, seen) for part in inside.values())
 
 
 def engine_over_ranks(model: Any) -> str:

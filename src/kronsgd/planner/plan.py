@@ -21,6 +21,8 @@ from kronsgd.validation import MOST
 
 __all__ = ["EngineCost", "Plan", "make_plan"]
 
+STEP = 0.1  # of all coefficients: more than one step adds to what a training has that comes near its limit
+
 
 @dataclass(frozen=True)
 class EngineCost:
@@ -112,7 +114,8 @@ class Plan:
             middle = (low + high) / 2
             low, high = (middle, high) if fits(middle) else (low, middle)
         rows = p.sides[2] if engine == "grid" and p.sides is not None else p.n_rows
-        return low * max(rows - p.schedule.batch_size, 0) * p.network.n_hidden  # a step is over before it is looked at
+        step = min(p.schedule.batch_size, STEP * rows)  # is over before it is looked at
+        return low * (rows - step) * p.network.n_hidden
 
     def _cost(self, engine: str) -> EngineCost:
         p, reason = self.problem, _unfit(engine, self.problem)
