@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 
 import pytest
+from filelock import FileLock
+from typer.testing import CliRunner
 
 from helpers.cli import FILES, call, mistake
+from kronsgd.cli.app import app
 from kronsgd.cli.keeping import Keeping
-from kronsgd.training import checkpoint
+from kronsgd.planner import Plan
+from kronsgd.training import checkpoint, checkpoints_in
 
 OPTIONS = ["--set", "n_hidden=32", "--set", "max_iter=3", "--set", "batch_size=4", "--quiet"]
 
@@ -102,6 +106,35 @@ def test_what_is_there_is_not_replaced_unasked(own, ended):
     assert (folder / "run" / "checkpoints" / "seed-0").is_dir()
     call("train", *command, "--force", "--set", "n_hidden=16")
     assert not (folder / "run" / "checkpoints").exists()
+
+
+def test_checkpoints_of_another_seed_or_of_a_live_run_are_left_alone(own, ended):
+    folder, flags = own
+    command = [*flags, *OPTIONS, "--checkpoint-every", "2 steps", "--out", folder / "run"]
+    ended(2, *command)
+    kept = folder / "run" / "checkpoints" / "seed-0"
+    told = mistake("train", *command, "--resume", "--set", "random_state=1")
+    assert "holds checkpoints of seed-0, but random_state=1 and 1 network ask for others" in told
+    assert "is not over; go on with the same kronsgd train and --resume" in mistake("inspect", folder / "run")
+    with FileLock(kept / ".lock"):
+        assert "another process is writing checkpoints" in mistake("train", *command, "--force")
+    assert checkpoints_in(kept)
+
+
+def test_more_memory_goes_on(own, monkeypatch):
+    folder, flags = own
+    flags = [*flags, *OPTIONS[:-1], "--set", "engine=scan"]
+    command = ["train", *flags, "--checkpoint-every", "2 steps", "--out", folder / "run", "--resume"]
+    call("train", *flags, "--out", folder / "whole")
+    with monkeypatch.context() as patched:
+        patched.setattr(Plan, "most_coefficients", lambda self, engine: 30)
+        result = CliRunner().invoke(app, [str(word) for word in command])
+    assert result.exit_code == 1
+    assert "training was ended by memory_limit; the model so far was kept" in result.stderr
+    assert "Go on with --resume and more memory." in result.stderr
+    assert models(folder / "run") != models(folder / "whole")
+    assert "going on from" in call(*command)
+    assert models(folder / "run") == models(folder / "whole")
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,24 @@ def test_few_scattered_rows_take_each_strip_once(monkeypatch):
     assert np.array_equal(np.sort(np.concatenate(built)), np.arange(140))  # numbered anew, for some do not occur
 
 
+def test_blocks_of_scattered_rows_are_full(monkeypatch):
+    _, _, X = pairs()
+    model = trained("grid", X, target(X))
+    rng = np.random.default_rng(5)
+    a, b = Dense(rng.normal(size=(90, 4))), Dense(rng.normal(size=(200, 3)))
+    i, j = rng.permutation(90 * 200)[:300] // 200, rng.integers(0, 200, 300)
+    forward, sizes = GridEngine.forward, []
+
+    def counted(self, state, rows, view=None):
+        activations = forward(self, state, rows, view)
+        sizes.append(len(activations.block.inner))
+        return activations
+
+    monkeypatch.setattr(GridEngine, "forward", counted)
+    model.predict((1 + a[i]) * (1 + b[j]))
+    assert sum(size < grid_module.PREDICT_ROWS for size in sizes) <= 4  # the last of each strip of 64 outer entities
+
+
 @pytest.mark.parametrize("engine", ["grid", "scan", "dense"])
 @pytest.mark.parametrize("columns", [None, 2])
 def test_predict_grid_is_predict_on_all_pairs(monkeypatch, engine, columns):

@@ -275,6 +275,14 @@ def test_devices_have_names(monkeypatch):
         KronRegressor(8, engine="torch").fit(np.eye(4), np.arange(4.0))
 
 
+def test_a_model_is_not_to_blame_for_a_device_that_is_not_there(monkeypatch, tmp_path):
+    monkeypatch.setenv(VARIABLE, "cpu")
+    KronRegressor(8, engine="torch", max_iter=1).fit(np.eye(4), np.arange(4.0)).save(tmp_path / "m.kron")
+    monkeypatch.setenv(VARIABLE, "cuda:99")
+    with pytest.raises(ValueError, match=r"^KRONSGD_DEVICE='cuda:99' is not known.* PyTorch sees \d+ graphics cards here"):
+        ks.load(tmp_path / "m.kron")
+
+
 def test_that_it_computes_on_the_processor_is_said_in_the_log(monkeypatch, caplog):
     monkeypatch.setenv(VARIABLE, "cpu")
     network, features, _ = problem()
