@@ -72,8 +72,8 @@ def product_groups(tree: Group | Combination) -> list[Group]:
 def expand_powers(node: Features) -> Features:
     """The same space with `A ** p` written out as p separate copies, as independent random factors need."""
     if isinstance(node, Power):
-        copies = [_distinct(expand_powers(node.children[0])) for _ in range(node.parameter)]
-        return Product(copies) if node.parameter > 1 else copies[0]
+        one = expand_powers(node.children[0])
+        return Product([one, *(_distinct(one) for _ in range(node.parameter - 1))]) if node.parameter > 1 else one
     return node.rebuild([expand_powers(child) for child in node.children]) if node.children else _distinct(node)
 
 
