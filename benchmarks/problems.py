@@ -61,10 +61,14 @@ class Training:
         self.state = self.engine.initialize(network, X)
         self.y, self.batch, self.rate, self.n_fired, self.n_seen = y, batch, rate, 0, 0
         self.batches = cycle(len(y), batch) if batches is None else batches
+        self.upcoming: NDArray[np.int64] | None = None
 
     def step(self, rows: NDArray[np.int64] | None = None) -> float:
         """One step on the given rows, or the next batch. Returns the summed loss before it."""
-        rows = next(self.batches) if rows is None else rows
+        if rows is None:
+            rows = next(self.batches) if self.upcoming is None else self.upcoming
+            self.upcoming = next(self.batches, None)
+        self.engine.expect(self.state, self.upcoming)
         loss, n_fired = train_step(
             self.engine, self.state, LOSSES["squared"], rows, self.y[rows], np.ones(len(rows)), self.rate, 0.0
         )

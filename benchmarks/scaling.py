@@ -10,7 +10,7 @@ ranks would send is made up. The exchange takes rounds · (two latencies + what 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import Any
 
@@ -48,7 +48,10 @@ class Pretended(Exchange):
         self._n_blocks = n_blocks
         return 0, -(-n_blocks // self.size)
 
-    def gather(self, partial: Array, axis: int, numbers: Sequence[float]) -> tuple[Array, list[float]]:
+    def gather(
+        self, partial: Array, axis: int, numbers: Sequence[float], meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[Array, list[float]]:
+        meanwhile()
         room = [(0, self._n_blocks - size if k == axis else 0) for k, size in enumerate(partial.shape)]
         return np.pad(partial, room), list(numbers)
 

@@ -112,9 +112,10 @@ def timeless(history):
 
 @pytest.mark.parametrize(("size", "n_blocks"), [(1, 2), (3, 7), (4, 4), (5, 64)])
 def test_every_rank_gathers_all_blocks_in_their_order(size, n_blocks):
-    for blocks, numbers in on_ranks(size, gathered, n_blocks):
+    for blocks, numbers, n_calls in on_ranks(size, gathered, n_blocks):
         np.testing.assert_array_equal(blocks, np.tile(np.arange(n_blocks, dtype=np.float32)[:, None], (2, 1, 3)))
         assert numbers == [size * (size - 1) / 2, size]
+        assert n_calls == (size > 1)
 
 
 def test_a_step_sends_as_many_bytes_whatever_the_size_of_the_problem():

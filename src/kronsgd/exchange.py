@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 from operator import add
 from typing import Any
@@ -31,8 +31,13 @@ class Exchange:
         """(the rank's first block, the first beyond): `gather` is then called with parts of these."""
         return 0, n_blocks
 
-    def gather(self, partial: Array, axis: int, numbers: Sequence[float]) -> tuple[Array, list[float]]:
-        """(the parts of all blocks along `axis`, in order; whole numbers summed over ranks). Every rank calls it."""
+    def gather(
+        self, partial: Array, axis: int, numbers: Sequence[float], meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[Array, list[float]]:
+        """(the parts of all blocks along `axis`, in order; whole numbers summed over ranks). Every rank calls it.
+
+        meanwhile: called while messages travel, if any do.
+        """
         return partial, list(numbers)
 
     def total(self, number: float) -> float:

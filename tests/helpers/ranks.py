@@ -127,13 +127,15 @@ def bytes_per_step(params: dict[str, Any], sizes: dict[str, Any]) -> list[int]:
     return np.diff(sent).tolist()
 
 
-def gathered(n_blocks: int) -> tuple[np.ndarray, list[float]]:
-    """What each rank gets where every block gives its number, and every rank its own and a one."""
+def gathered(n_blocks: int) -> tuple[np.ndarray, list[float], int]:
+    """What each rank gets where every block gives its number, and every rank its own and a one; calls made meanwhile."""
     from kronsgd.distributed import TorchExchange
 
     exchange = TorchExchange()
     own = np.arange(*exchange.share(n_blocks), dtype=np.float32)
-    return exchange.gather(np.tile(own[:, None], (2, 1, 3)), 1, [exchange.rank, 1])
+    calls: list[None] = []
+    blocks, numbers = exchange.gather(np.tile(own[:, None], (2, 1, 3)), 1, [exchange.rank, 1], lambda: calls.append(None))
+    return blocks, numbers, len(calls)
 
 
 def refused(params: dict[str, Any], other_data: bool = False, call: str = "fit") -> Any:

@@ -48,7 +48,8 @@ class InTurn(Exchange):
     def share(self, n_blocks: int) -> tuple[int, int]:
         return n_blocks * self.rank // self.size, n_blocks * (self.rank + 1) // self.size
 
-    def gather(self, partial: Any, axis: int, numbers: Any) -> tuple[Any, list[float]]:
+    def gather(self, partial: Any, axis: int, numbers: Any, meanwhile: Any = lambda: None) -> tuple[Any, list[float]]:
+        meanwhile()
         shape = tuple(np.delete(partial.shape, axis))
         said = self.table.swap(self.rank, f"gather {shape}", (partial.copy(), self.wish, list(numbers)))
         parts, wishes, heads = zip(*said, strict=True)

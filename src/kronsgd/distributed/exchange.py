@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -48,24 +48,27 @@ class TorchExchange(Exchange):
         self._counts = np.diff(bounds).tolist()
         return bounds[self.rank], bounds[self.rank + 1]
 
-    def gather(self, partial: Array, axis: int, numbers: Sequence[float]) -> tuple[Array, list[float]]:
+    def gather(
+        self, partial: Array, axis: int, numbers: Sequence[float], meanwhile: Callable[[], None] = lambda: None
+    ) -> tuple[Array, list[float]]:
         own = np.moveaxis(partial, axis, 0)
         block = math.prod(own.shape[1:]) * partial.itemsize
         head = np.array([self._wish, *numbers], dtype=np.float64).tobytes()
         message = np.zeros(len(head) + max(self._counts) * block, dtype=np.uint8)
         message[: len(head)] = np.frombuffer(head, np.uint8)
         message[len(head) : len(head) + len(own) * block] = np.ascontiguousarray(own).reshape(-1).view(np.uint8)
-        messages = self._all_gather(message)
+        messages = self._all_gather(message, meanwhile)
         heads = np.ascontiguousarray(messages[:, : len(head)]).view(np.float64).sum(axis=0)
         self._stop = bool(heads[0] > 0)
         blocks = [messages[k, len(head) : len(head) + count * block] for k, count in enumerate(self._counts)]
         whole = np.concatenate(blocks).view(partial.dtype).reshape(-1, *own.shape[1:])
         return np.ascontiguousarray(np.moveaxis(whole, 0, axis)), heads[1:].tolist()
 
-    def _all_gather(self, message: Array) -> Array:
+    def _all_gather(self, message: Array, meanwhile: Callable[[], None]) -> Array:
         """Every rank's message, by recursive doubling (Bruck et al. 1997). Shape: (bytes,) -> (ranks, bytes).
 
         ⌈log₂ ranks⌉ rounds; gloo's own all-gather passes messages round a ring, in as many rounds as there are ranks.
+        meanwhile: called in the first round, whose messages every rank can send at once.
         """
         out = self._torch.empty((self.size, len(message)), dtype=self._torch.uint8, device=self._device)
         out[0], known = self._tensor(message), 1  # row i is from rank (own + i) mod ranks
@@ -74,10 +77,14 @@ class TorchExchange(Exchange):
             send, receive = out[:count], out[known : known + count]
             calls = (self._dist.isend, send, -known), (self._dist.irecv, receive, known)
             with self._connected():
-                for work in self._dist.batch_isend_irecv([
+                under_way = self._dist.batch_isend_irecv([
                     self._dist.P2POp(call, tensor, group=self._group, group_peer=(self.rank + step) % self.size)
                     for call, tensor, step in calls
-                ]):
+                ])
+            if known == 1:
+                meanwhile()
+            with self._connected():
+                for work in under_way:
                     work.wait()
             known += count
         self.n_gathers, self.n_sent = self.n_gathers + 1, self.n_sent + (self.size - 1) * len(message)

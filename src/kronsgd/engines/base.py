@@ -40,7 +40,7 @@ class Activations:
     """The forward pass of one batch."""
 
     rows: NDArray[np.int64]  # (S,) row numbers
-    hidden: Array  # max(z − b, 0), in the engine's own layout
+    hidden: Array  # max(z − b, 0), in the engine's own layout; gone once an expected batch has begun (see `Engine.expect`)
     outputs: Array  # (S, C), float64
     n_fired: int  # (row, neuron) pairs that fire, on all ranks
     crowded: bool | None = field(default=None, kw_only=True)  # whether lists must be compacted first; None: see
@@ -72,6 +72,13 @@ class Engine(ABC):
 
     def begin_epoch(self, state: Any) -> None:  # noqa: B027 (most engines have nothing to do)
         """Called by the training loop before the first batch of every epoch."""
+
+    def expect(self, state: Any, rows: NDArray[np.int64] | None) -> None:  # noqa: B027
+        """Called by the training loop before a step, with the rows of the next one, ascending (None: there is none).
+
+        What these need and no step changes may be made while ranks wait for each other, in the memory of this step's hidden
+        values if the output weights are not trained.
+        """
 
     def stream(self, state: Any, on: bool) -> None:  # noqa: B027
         """Called before (on) and after (off) rows of a stream, which come once: keep nothing for later visits to them.

@@ -6,10 +6,10 @@ neuron r has fired on row j. Nothing has the product's dimension.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import repeat
-from typing import ClassVar
+from itertools import chain, repeat
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,18 @@ from kronsgd.validation import check_array
 __all__ = ["ScanEngine", "ScanState", "lanes_for"]
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What a batch needs and no step changes. Never pickled."""
+
+    rows: NDArray[np.int64]  # (S,)
+    hidden: Array  # (tiles, m, lanes): starting values
+    panel: Iterator[Array]  # (n, lanes) for each tile
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(None), ()
+
+
 @dataclass
 class ScanState(State):
     """Coefficients, and what evaluates inner products."""
@@ -39,6 +51,8 @@ class ScanState(State):
     start: StartingValues
     coefficients: Coefficients
     buffers: Buffers = field(default_factory=Buffers)
+    expected: NDArray[np.int64] | None = None  # the batch after the one to come
+    begun: Begun | None = None  # of the batch to come
 
 
 @dataclass(frozen=True)
@@ -85,24 +99,26 @@ class ScanEngine(Engine):
         """Sort what is new."""
         state.coefficients.merge_long_tails()
 
+    def expect(self, state: ScanState, rows: NDArray[np.int64] | None) -> None:
+        state.expected = rows
+
     def stream(self, state: ScanState, on: bool) -> None:
         """Do without inner products between all entities, which take as many for a new one as there are."""
-        state.gram.caching = state.start.caching = not on
+        state.gram.caching, state.start.caching, state.begun = not on, not on, None
 
     def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> Activations:
         network, alpha, bounds = state.network, state.coefficients, state.network.blocks
-        lanes = lanes_for(len(rows))
-        n_tiles, m = -(-len(rows) // lanes), network.n_hidden
         buffers, real = (view or state).buffers, np.dtype(network.dtype).type
-        if len(alpha.values) or alpha.added is not None or alpha.tail_len.any():
-            panel = state.gram.tiles(rows, lanes, view.features if view else None, buffers)
-        else:  # nothing is learned yet: no inner product is looked at
-            panel = repeat(np.zeros((1, lanes), dtype=network.dtype), n_tiles)
-        hidden = buffers.take("hidden", (n_tiles, m, lanes), network.dtype)
-        (view or state).start.fill(hidden, rows)
+        begun = None
+        if view is None:
+            begun, state.begun = state.begun, None
+        if begun is None or not np.array_equal(begun.rows, rows):
+            begun = self._begin(state, rows, view)
+        hidden = begun.hidden
+        n_tiles, m, lanes = hidden.shape
         fired = buffers.take_other("fired", (n_tiles, m), "uint64")  # the step before may wait for this pass
         partial = buffers.take("partial", (n_tiles, len(bounds) - 1, network.n_outputs, lanes), network.dtype)
-        for t, tile in enumerate(panel):
+        for t, tile in enumerate(begun.panel):
             added = alpha.take_added() if view is None else Added.nothing(network.dtype)
             kernels.forward(
                 hidden[t], fired[t], partial[t], tile, *added.arguments(), *alpha.lists(), bounds, state.output_weights,
@@ -111,10 +127,32 @@ class ScanEngine(Engine):
             )  # fmt: skip
         counts = np.bitwise_count(fired).sum(axis=0, dtype=np.int64)
         totals, n_fired, crowded = combined(
-            network, partial, 1, int(counts.sum()), lambda: view is None and not alpha.has_room(counts)
+            network, partial, 1, int(counts.sum()), lambda: view is None and not alpha.has_room(counts),
+            lambda: self._begin_next(state) if view is None else None,
         )  # fmt: skip
         outputs = network.scale * totals.transpose(0, 2, 1).reshape(-1, network.n_outputs)[: len(rows)]
         return ScanActivations(rows, hidden, outputs, n_fired, fired, crowded=crowded)
+
+    def _begin(
+        self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None, early: bool = False
+    ) -> Begun:
+        """early: while the step before is under way; its hidden values stay only where their gradient is still to come."""
+        network, alpha, buffers, lanes = state.network, state.coefficients, (view or state).buffers, lanes_for(len(rows))
+        n_tiles = -(-len(rows) // lanes)
+        take = buffers.take_other if early and network.train_output else buffers.take
+        hidden = take("hidden", (n_tiles, network.n_hidden, lanes), network.dtype)
+        (view or state).start.fill(hidden, rows)
+        if early or len(alpha.values) or alpha.added is not None or alpha.tail_len.any():
+            return Begun(rows, hidden, state.gram.tiles(rows, lanes, view.features if view else None, buffers))
+        # nothing is learned yet: no inner product is looked at
+        return Begun(rows, hidden, repeat(np.zeros((1, lanes), dtype=network.dtype), n_tiles))
+
+    def _begin_next(self, state: ScanState) -> None:
+        """The starting values and the first panel of the batch that is expected next."""
+        rows, state.expected = state.expected, None
+        if rows is not None:
+            begun = self._begin(state, rows, early=True)
+            state.begun = replace(begun, panel=chain([next(begun.panel)], begun.panel))
 
     def view(self, state: ScanState, features: Features) -> ScanView:
         features = compress(features)
@@ -148,7 +186,7 @@ class ScanEngine(Engine):
         """Cost: that of the new rows, where `features` has grown in place; now and then that of a copy of everything."""
         state.initial.prototype.check_compatible(features)
         segments = state.coefficients.segments.over(features.n_rows)
-        state.features = features
+        state.features, state.begun = features, None
         state.gram.extend(features)
         state.start.extend(features)
         state.coefficients.rearrange(segments)

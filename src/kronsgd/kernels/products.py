@@ -15,6 +15,7 @@ from kronsgd.kernels.simd import prefetch
 __all__ = ["panel_tiles", "start_tiles"]
 
 AHEAD = 4  # rows between asking for a row of a table, which caches rarely hold, and using it
+OFFSET = 16  # numbers more in a row, or a column's numbers would all share one set of the first-level cache
 
 # Each thread writes only the rows or blocks it owns.
 
@@ -51,7 +52,7 @@ def start_tiles(out: Any, stack: Any, entities: Any, scale: Any, rank: int, boun
     n_factors, n_rows, lanes = entities.shape[0], entities.shape[1], out.shape[2]
     for block in prange(len(bounds) - 1):
         start, size = bounds[block], bounds[block + 1] - bounds[block]
-        tile = np.empty((lanes, size), out.dtype)
+        tile = np.empty((lanes, size + OFFSET), out.dtype)
         for i in range(n_rows):
             if i + AHEAD < n_rows:
                 for g in range(n_factors):

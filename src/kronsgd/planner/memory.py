@@ -148,11 +148,11 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
     anew = max((table.scratch for table in p.tables if table not in p.kept()), default=0)  # for every panel
     making = _lots(p) if rank else 8.0 * p.d * (2 * n + m / 64)
 
-    def evaluated(rows: int) -> dict[str, float]:
+    def evaluated(rows: int, hiddens: int = 1 + (p.network.exchange.shared and p.network.train_output)) -> dict[str, float]:
         lanes = lanes_for(rows)
         width = -(-rows // lanes) * lanes
         columns = width if at_once or p.passes > 1 else lanes
-        hidden = m * width * (item + 2 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
+        hidden = m * width * (hiddens * item + 2 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
         values = 0.0 if rank and p.passes == 1 else float(rows * m * item * (len(p.tables) + 2) * max(rank, 1))
         panel = float(n * columns * item) * (1 + p.nested) + anew
         return {"panel": panel, "hidden": hidden + values, "entity panels": entities * width * item}
@@ -172,7 +172,7 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
     ]
     if p.schedule.validation:
         held = p.schedule.validation
-        view = evaluated(min(PREDICT_BATCH, held))
+        view = evaluated(min(PREDICT_BATCH, held), 1)
         tables = 1.5 * item * m * max(rank, 1) * sum(t.entities * (1 - math.exp(-held / t.entities)) for t in p.tables)
         passing_new = 4 * view.pop("entity panels")  # in the tables' own precision, and then in tiles
         validating = {"validation": sum(view.values()) + max(passing_new, tables) + p.scratch}

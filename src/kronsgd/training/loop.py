@@ -182,7 +182,9 @@ class _Training:
         started = time.perf_counter() - at.seconds
         if at.batch == 0 and not settings.stream:
             engine.begin_epoch(state)
-        for batch, rate in zip(batches[at.batch :], rates[at.batch :], strict=True):
+        left = batches[at.batch :]
+        for batch, rate, upcoming in zip(left, rates[at.batch :], [*left[1:], None], strict=True):
+            engine.expect(state, None if upcoming is None else np.sort(self.rows[upcoming]))
             self._step(batch, rate)
             at.seconds = time.perf_counter() - started
             reason = self._cut_short_or_saved()
