@@ -29,7 +29,7 @@ from kronsgd.parallel import threads
 
 BATCH, COLUMNS, ENTITIES = 64, 64, 1024
 MEASURED = ((8192, 65_536), (25_000, 16_384), (8192, 4096), (2048, 2048))  # rows, neurons
-TURNS, STEPS, LATENCY = 5, 50, 1e-4
+TURNS, STEPS, LATENCY = 5, 200, 1e-4
 LARGER = {  # factors on neurons, rows and dimensions
     "as it is": (1, 1, 1), "neurons × 16": (16, 1, 1), "rows × 16": (1, 16, 1), "dimensions × 4,096": (1, 1, 4096)
 }  # fmt: skip
