@@ -182,10 +182,9 @@ class _Training:
         started = time.perf_counter() - at.seconds
         if at.batch == 0 and not settings.stream:
             engine.begin_epoch(state)
-        left = batches[at.batch :]
-        for batch, rate, upcoming in zip(left, rates[at.batch :], [*left[1:], None], strict=True):
-            engine.expect(state, None if upcoming is None else np.sort(self.rows[upcoming]))
-            self._step(batch, rate)
+        for k in range(at.batch, len(batches)):
+            engine.expect(state, np.sort(self.rows[batches[k + 1]]) if k + 1 < len(batches) else None)
+            self._step(batches[k], rates[k])
             at.seconds = time.perf_counter() - started
             reason = self._cut_short_or_saved()
             if reason is not None:
