@@ -114,6 +114,23 @@ def test_flipped_header_bytes(saved, tmp_path_factory, data):
     load_or_refuse(path)
 
 
+def test_a_flipped_bit_in_the_numbers_is_seen(saved, tmp_path):
+    content, path = saved.read_bytes(), tmp_path / "m"
+    for position in np.linspace(header_end(content), len(content) - 1, 60).astype(int):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :])
+        with pytest.raises(ValueError, match="m is damaged: it holds other numbers than were saved; take a copy"):
+            load(path)
+
+
+def test_a_description_that_was_edited_is_seen(saved, tmp_path):
+    content, path = saved.read_bytes(), tmp_path / "m"
+    text = b'\\"max_iter\\": '
+    place = content.index(text) + len(text)
+    path.write_bytes(content[:place] + (b"7" if content[place] != ord("7") else b"8") + content[place + 1 :])
+    with pytest.raises(ValueError, match="is damaged"):
+        load(path)
+
+
 def rewritten(saved, path, change_arrays=None, change_meta=None):
     """The same file with some arrays or parts of the description changed."""
     arrays, meta = modelfile.read_model(saved)

@@ -1,4 +1,4 @@
-"""Model files: one safetensors file of arrays with a JSON header. Loading never executes anything."""
+"""Model files: one safetensors file of arrays with a JSON header and a digest of both. Loading never executes anything."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def write_model(path: str | os.PathLike[str], arrays: Mapping[str, Array], meta:
     """Write arrays and JSON, whole or not at all: aside first, flushed to disk, then renamed over `path`."""
     path = Path(path)
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors scrambles others
-    data = save(contiguous, metadata={KEY: json.dumps({**meta, "format": FORMAT}, allow_nan=False, default=_plain)})
+    header = json.dumps({**meta, "format": FORMAT}, allow_nan=False, default=_plain)
+    data = save(contiguous, metadata={KEY: json.dumps({**json.loads(header), "digest": _digest(header, contiguous)})})
     handle, aside = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -42,7 +44,10 @@ def write_model(path: str | os.PathLike[str], arrays: Mapping[str, Array], meta:
 
 
 def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str, Any]]:
-    """(arrays, JSON) of a model file. FileNotFoundError, or ValueError for anything but a whole kronsgd model."""
+    """(arrays, JSON) of a model file. FileNotFoundError, or ValueError for anything but a whole kronsgd model.
+
+    A file that states no digest is read, too.
+    """
     path = Path(path)
     if path.is_dir() and (path / "model.kron").is_file():
         raise ValueError(f"{path} is a folder; give the model file in it, {path / 'model.kron'}.")
@@ -61,12 +66,26 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str
         raise ValueError(f"{path} holds arrays but no kronsgd model; give a file written by model.save(path).")
     try:
         meta = json.loads(header)
+        digest = meta.pop("digest", None) if isinstance(meta, dict) else None
+        damaged = digest is not None and digest != _digest(json.dumps(meta), arrays)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the description inside {path} is not JSON ({error}); save the model again.") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else None
         raise ValueError(f"{path} has format {found!r}; this version of kronsgd reads format {FORMAT}: update kronsgd.")
+    if damaged:
+        raise ValueError(f"{path} is damaged: it holds other numbers than were saved; take a copy, or save the model again.")
     return arrays, meta
+
+
+def _digest(header: str, arrays: Mapping[str, Array]) -> str:
+    """Of the description and of all arrays. Cost: a second for a gigabyte or so."""
+    out = blake2b(header.encode(), digest_size=32)
+    for name in sorted(arrays):
+        array = arrays[name]
+        out.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        out.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return out.hexdigest()
 
 
 def _plain(value: Any) -> Any:
