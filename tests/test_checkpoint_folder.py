@@ -378,8 +378,10 @@ def test_the_one_before_a_damaged_one_is_used(damage, folder, data, tmp_path):
 def test_no_whole_checkpoint_is_refused(name, folder, data):
     for path in checkpoints_in(folder):
         DAMAGES[name](path)
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(ValueError, match=r"no checkpoint in .* is whole") as info:
+    refused = pytest.raises(ValueError, match=r"no checkpoint in .* is whole")
+    with pytest.warns(UserWarning, match="damaged") as told, refused as info:
         fit(data, Checkpoint(folder))
+    assert ["trying the one before" in str(warning.message) for warning in told] == [True, False]
     one_sentence(info)
 
 

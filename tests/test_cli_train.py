@@ -20,6 +20,7 @@ import kronsgd.training.loop as loop
 from helpers.cli import FILES, SMALL, call, column, mistake, rows_of
 from kronsgd import load
 from kronsgd.cli.app import app
+from kronsgd.planner import Plan
 
 
 def test_the_resolved_settings_repeat_the_run(own, run):
@@ -122,7 +123,7 @@ def test_entities_of_the_test_rows_can_be_new(own, setting, new):
 def test_the_folds_of_a_search_have_what_is_new_in_the_test(own, monkeypatch):
     folder, flags = own
     seen = []
-    monkeypatch.setattr(search_module, "_loss", lambda data, params, fold: seen.append((data, fold)) or 1.0)
+    monkeypatch.setattr(search_module, "_loss", lambda data, params, fold, setting: seen.append((data, fold)) or 1.0)
     search = ["--search", "alpha=0,0.1", "--test", folder / "test.csv", "--test-setting", "new protein"]
     call("train", *flags, *SMALL, *search, "--out", folder / "run", "-q")
     assert len(seen) == 2 * 5
@@ -255,6 +256,14 @@ def test_ctrl_c_in_a_search_writes_nothing(own, monkeypatch):
     assert result.exit_code == 130
     assert not (folder / "run").exists()
     assert not list(folder.glob(".run*"))
+
+
+def test_a_fit_that_memory_ends_is_not_scored(own, monkeypatch):
+    folder, flags = own
+    monkeypatch.setattr(Plan, "most_coefficients", lambda self, engine: 30)
+    told = mistake("train", *flags, *SMALL, "--set", "engine=scan", "--search", "alpha=0,1", "--out", folder / "run")
+    assert "ended a fit with alpha=0.0 before it was over" in " ".join(told.split())
+    assert not (folder / "run").exists()
 
 
 def test_divergence_is_told_and_exits_with_1(own):

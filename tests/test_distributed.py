@@ -188,10 +188,11 @@ def test_a_rank_that_fails_to_save_and_lives_on_ends_the_others(subgroup):
 
 
 @pytest.mark.parametrize("call", ["fit", "partial_fit"])
-def test_ranks_with_different_data_are_refused(call):
-    for error in on_ranks(3, refused, {}, True, call):
+@pytest.mark.parametrize(("other", "said"), [("other data", "other data"), ("other parameters", "other parameters (alpha)")])
+def test_ranks_with_different_data_or_parameters_are_refused(call, other, said):
+    for error in on_ranks(3, refused, {}, other, call):
         assert isinstance(error, ValueError)
-        assert "rank 1 has other data than rank 0" in str(error)
+        assert f"rank 1 has {said} than rank 0; give every rank the same" in str(error)
 
 
 def test_one_process_of_several_does_not_train_alone(monkeypatch):

@@ -138,15 +138,17 @@ def gathered(n_blocks: int) -> tuple[np.ndarray, list[float], int]:
     return blocks, numbers, len(calls)
 
 
-def refused(params: dict[str, Any], other_data: bool = False, call: str = "fit") -> Any:
-    """Fit what must be refused; on rank 1 other data, if asked for."""
+def refused(params: dict[str, Any], other: str = "", call: str = "fit") -> Any:
+    """Fit what must be refused; on rank 1 "other data" or "other parameters", if asked for."""
     import torch.distributed as dist
 
     from kronsgd.distributed import Distributed
 
     X, y = problem()
-    if other_data and dist.get_rank() == 1:
+    if other == "other data" and dist.get_rank() == 1:
         y = y + 1
+    if other == "other parameters" and dist.get_rank() == 1:
+        params = {**params, "alpha": 0.5}
     return getattr(Distributed(estimator(params)), call)(X, y)
 
 

@@ -22,7 +22,7 @@ from kronsgd.cli.scores import log_loss_of, predict_rows
 from kronsgd.metrics import concordance_index
 from kronsgd.model_selection import PairKFold
 
-__all__ = ["Result", "Search", "apply_setting", "read_search", "run_search"]
+__all__ = ["Result", "Search", "apply_setting", "described", "read_search", "run_search"]
 
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
 MAX_SETTINGS = 10_000
@@ -97,7 +97,10 @@ def apply_setting(config: Config, setting: dict[str, Any]) -> Config:
 
 
 def run_search(config: Config, search: Search, done: Callable[[], None]) -> list[Result]:
-    """The results in the order of `search.settings`; `done` is called after every fit. KeyboardInterrupt on Ctrl-C."""
+    """The results in the order of `search.settings`; `done` is called after every fit. KeyboardInterrupt on Ctrl-C.
+
+    MemoryError where memory_limit ends a fit.
+    """
     results: list[Result] = []
     loaded: dict[str, tuple[Data, list[Fold]]] = {}
     for setting in search.settings:
@@ -110,7 +113,7 @@ def run_search(config: Config, search: Search, done: Callable[[], None]) -> list
         data, folds = loaded[key]
         started, losses = time.perf_counter(), []
         for fold in folds:
-            losses.append(_loss(data, chosen.model, fold))
+            losses.append(_loss(data, chosen.model, fold, setting))
             done()
         results.append(Result(setting, losses, time.perf_counter() - started))
     return results
@@ -133,13 +136,23 @@ def folds_of(data: Data, seed: int) -> list[Fold]:
     return list(kind(DEFAULT_FOLDS, shuffle=True, random_state=seed).split(np.zeros(n), problem.y))
 
 
-def _loss(data: Data, params: dict[str, Any], fold: Fold) -> float:
+def described(setting: dict[str, Any]) -> str:
+    """A setting as text."""
+    return ", ".join(f"{name}={value}" for name, value in setting.items())
+
+
+def _loss(data: Data, params: dict[str, Any], fold: Fold, setting: dict[str, Any]) -> float:
     problem, (rest, held) = data.problem, fold
     weights = None if data.weights is None else data.weights[rest]
     groups = None if data.groups is None else data.groups[rest]
     model = fit_one(problem.task, params, problem.X[rest], problem.y[rest], weights, groups, bar=False)
     if model.stop_reason_ is StopReason.INTERRUPTED:
         raise KeyboardInterrupt
+    if model.stop_reason_ is StopReason.MEMORY:
+        raise MemoryError(
+            f"memory_limit={model.memory_limit!r} ended a fit with {described(setting)} before it was over, and half a fit is "
+            "not to be scored; give more memory, or leave such settings out of the search."
+        )
     prediction = predict_rows(model, problem.X[held])
     held_weights = None if data.weights is None else data.weights[held]
     if prediction.classes is not None:

@@ -35,7 +35,7 @@ from kronsgd.cli.runfolder import (
     write_predictions,
     write_tables,
 )
-from kronsgd.cli.search import Result, Search, apply_setting, folds_of, read_search, run_search
+from kronsgd.cli.search import Result, Search, apply_setting, described, folds_of, read_search, run_search
 from kronsgd.datasets import Problem
 from kronsgd.estimators.planning import engine_over_ranks
 from kronsgd.plotting import plot_confusion, plot_fired, plot_loss, plot_predictions
@@ -164,11 +164,10 @@ def _show_search(results: list[Result], best: Result, title: str) -> None:
     rows = []
     for result in sorted(results, key=lambda result: result.mean):
         _, spread = mean_and_deviation(result.losses)
-        setting = ", ".join(f"{name}={value}" for name, value in result.setting.items())
         mark = "← best" if result is best else ""
         rows.append(
             [
-                setting,
+                described(result.setting),
                 number(result.mean),
                 number(spread) if len(result.losses) > 1 else "–",
                 f"{result.seconds:.1f}",

@@ -110,8 +110,8 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
         model = self._new_model()
         rows = [value for name, value in kwargs.items() if name != "checkpoint"]
         with _together(model), _silent(model._exchange.rank > 0):
-            model._exchange.check_same("data", fingerprint(X, y, *args, *rows))
-            model._exchange.check_same("checkpoint=...", repr(kwargs.get("checkpoint")))
+            data = fingerprint(X, y, *args, *rows)
+            model._exchange.check_same({"data": data, "checkpoint=...": repr(kwargs.get("checkpoint"))})
             model.fit(X, y, *args, **kwargs)
         self.estimator_ = model
         return self
@@ -121,7 +121,7 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
         model = self.estimator_ if "estimator_" in self.__dict__ else self._new_model()
         with _together(model), _silent(model._exchange.rank > 0):
             rows = compress(X) if isinstance(X, Features) else X  # of large tables only the entities of this call
-            model._exchange.check_same("data", fingerprint(rows, y, *args, *kwargs.values()))
+            model._exchange.check_same({"data": fingerprint(rows, y, *args, *kwargs.values())})
             model.partial_fit(X, y, *args, **kwargs)
         self.estimator_ = model
         return self
@@ -137,7 +137,7 @@ class Distributed(BaseEstimator):  # type: ignore[misc]  # scikit-learn ships no
         model = clone(self.estimator)
         if model.warm_start:
             raise ValueError("warm_start=True goes on from a fitted model, but Distributed starts anew; set warm_start=False.")
-        exchange.check_same("parameters", repr(sorted(self._shared_params().items())))
+        exchange.check_same({f"parameters ({name})": repr(value) for name, value in self._shared_params().items()})
         model._exchange = exchange
         if exchange.rank:
             model.verbose = False

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain, product
 from typing import Any
 
 import numpy as np
@@ -114,14 +115,14 @@ class TorchExchange(Exchange):
             self._dist.all_reduce(tensor, group=self._group)
         return float(tensor.cpu()[0])
 
-    def check_same(self, what: str, value: str) -> None:
-        """Raise ValueError on every rank unless all have the same `value` of `what`."""
-        values: list[Any] = [None] * self.size
+    def check_same(self, own: Mapping[str, str]) -> None:
+        """Raise ValueError on every rank unless all have the same texts under the same names."""
+        every: list[Any] = [None] * self.size
         with self._connected():
-            self._dist.all_gather_object(values, value, group=self._group)
-        other = next((rank for rank, its in enumerate(values) if its != values[0]), None)
-        if other is not None:
-            raise ValueError(f"rank {other} has other {what} than rank 0; give every rank the same, in the same order.")
+            self._dist.all_gather_object(every, dict(own), group=self._group)
+        for what, rank in product(dict.fromkeys(chain(*every)), range(self.size)):
+            if every[rank].get(what) != every[0].get(what):
+                raise ValueError(f"rank {rank} has other {what} than rank 0; give every rank the same, in the same order.")
 
     def fold(self, parts: Iterable[Array]) -> Array:
         """One rank after the other adds its own. Cost: an array sent from rank to rank, and from the last one to all."""

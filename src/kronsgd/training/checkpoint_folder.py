@@ -172,7 +172,9 @@ class CheckpointFolder:
         if self.exchange.rank == 0 and name not in self._told:
             self._told.add(name)
             why = brief(error)
-            warnings.warn(f"the checkpoint {self.path / name} is damaged ({why}); trying the one before.", stacklevel=2)
+            oldest = [path.name for path in checkpoints_in(self.path)][-1:]
+            then = "" if name in oldest else "; trying the one before"
+            warnings.warn(f"the checkpoint {self.path / name} is damaged ({why}){then}.", stacklevel=2)
 
     # Writing -----------------------------------------------------------------------------------------------------------
 
