@@ -44,6 +44,7 @@ MISTAKES = {
     "batch of 0": (lambda: fit(batch_size=0), "batch_size=0"),
     "threshold NaN": (lambda: fit(threshold=math.nan), "threshold=nan"),
     "output_scale of 0": (lambda: fit(output_scale=0.0), "output_scale=0.0"),
+    "output_scale beyond numbers": (lambda: fit(output_scale=1e200), r"output_scale=1e\+200 .*; allowed is \(0, 1e\+100\]"),
     "NaN in X": (lambda: fit(with_value(X, np.nan)), "NaN"),
     "infinity in X": (lambda: fit(with_value(X, np.inf)), "infinity"),
     "NaN in y": (lambda: fit(F, with_value(Y, np.nan)), "NaN"),

@@ -17,6 +17,7 @@ from kronsgd.validation import MOST, check_choice, check_integer, check_real
 __all__ = ["Part", "TwoLayer", "auto_threshold", "generator"]
 
 Array = NDArray[Any]
+MOST_SCALE = 1e100  # its square is a number, too
 MAX_BLOCKS = 64  # whatever the number of threads or machines, so that neither changes a result
 PURPOSES = {name: k for k, name in enumerate(
     ("output weights", "leaf", "constant", "gaussian", "shuffle", "validation", "probe", "landmarks", "member")
@@ -69,7 +70,7 @@ class TwoLayer:
                 'coefficient_dtype="auto".'
             )
         check_real("threshold", self.threshold, -math.inf)
-        check_real("output_scale", self.output_scale, 0, open_low=True)
+        check_real("output_scale", self.output_scale, 0, MOST_SCALE, open_low=True)
         check_integer("n_networks", self.n_networks, 1)
         if self.n_hidden % self.n_networks or self.n_outputs % self.n_networks:
             raise ValueError(

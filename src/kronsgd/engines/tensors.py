@@ -147,7 +147,8 @@ class DenseCoefficients:
 
     def add_products(self, start: Any, panel: Any) -> Any:
         """start + αᵀ K, in the memory of `start`. Shape: start (S, m), panel (n, S). Cost: 2·S·n·m flops."""
-        return start.addmm_(panel.T, self.used, alpha=self.scale)
+        scale = float(np.dtype(self.network.dtype).type(self.scale))  # infinite, where PyTorch would refuse it as too large
+        return start.addmm_(panel.T, self.used, alpha=scale)
 
     def add(self, rows: Rows, change: Any) -> None:
         """α[rows] += change, a row that occurs several times taking all of them, in an order that never varies.

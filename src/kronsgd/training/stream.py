@@ -93,5 +93,5 @@ def _largest_loss(
         return np.inf
     steepest = float(np.abs(slopes).sum(axis=1).max())
     moved = ROUNDING * network.scale**2 * settings.learning_rate_init * n_fired * steepest / size
-    curved = 0.5 * loss.curvature * slopes.shape[1] * moved**2 * weight
+    curved = 0.5 * loss.curvature * slopes.shape[1] * (moved * moved) * weight  # ** of a float raises
     return (value + float(np.abs(slopes).sum()) * moved) / size + curved
