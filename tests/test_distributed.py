@@ -12,6 +12,7 @@ from helpers.ranks import (
     LINGERS,
     all_trained,
     bytes_per_step,
+    early,
     estimator,
     failing_alone,
     failing_to_save,
@@ -116,6 +117,10 @@ def test_every_rank_gathers_all_blocks_in_their_order(size, n_blocks):
         np.testing.assert_array_equal(blocks, np.tile(np.arange(n_blocks, dtype=np.float32)[:, None], (2, 1, 3)))
         assert numbers == [size * (size - 1) / 2, size]
         assert n_calls == (size > 1)
+
+
+def test_ranks_work_while_messages_travel(tmp_path):
+    assert on_ranks(2, early, str(tmp_path)) == [(True, [3.0])] * 2
 
 
 def test_a_step_sends_as_many_bytes_whatever_the_size_of_the_problem():

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from helpers.modelfile import KINDS, fitted, table_of
@@ -120,6 +121,35 @@ def test_a_flipped_bit_in_the_numbers_is_seen(saved, tmp_path):
         path.write_bytes(content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :])
         with pytest.raises(ValueError, match="m is damaged: it holds other numbers than were saved; take a copy"):
             load(path)
+
+
+@pytest.mark.parametrize("change", [
+    lambda arrays: arrays | {"a": arrays["b"], "b": arrays["a"]},
+    lambda arrays: arrays | {"a": arrays["a"].reshape(3, 2)},
+    lambda arrays: arrays | {"a": arrays["a"].view("f4")},
+])  # fmt: skip
+def test_arrays_that_changed_places_are_seen(change, tmp_path):
+    path = tmp_path / "m"
+    modelfile.write_model(path, {"a": np.arange(6, dtype="i4").reshape(2, 3), "b": np.ones((2, 3), "i4")}, {"é": [1, 1e-320]})
+    with safe_open(path, framework="numpy") as file:
+        arrays, header = {name: file.get_tensor(name) for name in ("a", "b")}, file.metadata()
+    save_file(arrays, path, metadata=header)
+    assert modelfile.read_model(path)[1] == {"é": [1, 1e-320], "format": 1}
+    save_file(change(arrays), path, metadata=header)
+    with pytest.raises(ValueError, match="is damaged"):
+        modelfile.read_model(path)
+    save_file(arrays, path, metadata={modelfile.KEY: header[modelfile.KEY].replace('"format": 1', '"format": 2')})
+    with pytest.raises(ValueError, match="update kronsgd"):  # its digest may be another one
+        modelfile.read_model(path)
+
+
+def test_what_is_written_can_be_read_in_any_byte_order(tmp_path):
+    numbers = np.arange(6).reshape(2, 3)
+    modelfile.write_model(tmp_path / "m", {"a": numbers.astype(">f8"), "b": numbers.astype(">i4").T}, {"x": {1: 2, "1": 3}})
+    arrays, meta = modelfile.read_model(tmp_path / "m")
+    np.testing.assert_array_equal(arrays["a"], numbers)
+    np.testing.assert_array_equal(arrays["b"], numbers.T)
+    assert meta["x"] == {"1": 3}
 
 
 def test_a_description_that_was_edited_is_seen(saved, tmp_path):

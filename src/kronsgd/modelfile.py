@@ -23,11 +23,16 @@ KEY = "kronsgd"
 
 
 def write_model(path: str | os.PathLike[str], arrays: Mapping[str, Array], meta: Mapping[str, Any]) -> None:
-    """Write arrays and JSON, whole or not at all: aside first, flushed to disk, then renamed over `path`."""
+    """Write arrays and JSON, whole or not at all: aside first, flushed to disk, then renamed over `path`.
+
+    meta: under any names but "format" and "digest".
+    """
     path = Path(path)
-    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}  # safetensors scrambles others
-    header = json.dumps({**meta, "format": FORMAT}, allow_nan=False, default=_plain)
-    data = save(contiguous, metadata={KEY: json.dumps({**json.loads(header), "digest": _digest(header, contiguous)})})
+    plain = {  # safetensors scrambles others
+        name: np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")) for name, array in arrays.items()
+    }
+    header = json.loads(json.dumps({**meta, "format": FORMAT}, allow_nan=False, default=_plain))
+    data = save(plain, metadata={KEY: json.dumps({**header, "digest": _digest(header, plain)})})
     handle, aside = tempfile.mkstemp(dir=path.parent or ".", prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -66,21 +71,28 @@ def read_model(path: str | os.PathLike[str]) -> tuple[dict[str, Array], dict[str
         raise ValueError(f"{path} holds arrays but no kronsgd model; give a file written by model.save(path).")
     try:
         meta = json.loads(header)
-        digest = meta.pop("digest", None) if isinstance(meta, dict) else None
-        damaged = digest is not None and digest != _digest(json.dumps(meta), arrays)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"the description inside {path} is not JSON ({error}); save the model again.") from None
     if not isinstance(meta, dict) or meta.get("format") != FORMAT:
         found = meta.get("format") if isinstance(meta, dict) else None
         raise ValueError(f"{path} has format {found!r}; this version of kronsgd reads format {FORMAT}: update kronsgd.")
-    if damaged:
+    if _is_damaged(meta, arrays):
         raise ValueError(f"{path} is damaged: it holds other numbers than were saved; take a copy, or save the model again.")
     return arrays, meta
 
 
-def _digest(header: str, arrays: Mapping[str, Array]) -> str:
-    """Of the description and of all arrays. Cost: a second for a gigabyte or so."""
-    out = blake2b(header.encode(), digest_size=32)
+def _is_damaged(meta: dict[str, Any], arrays: Mapping[str, Array]) -> bool:
+    """Whether the digest, which is taken out of `meta`, is of something else."""
+    digest = meta.pop("digest", None)
+    try:
+        return digest is not None and digest != _digest(meta, arrays)
+    except RecursionError:
+        return True
+
+
+def _digest(meta: Mapping[str, Any], arrays: Mapping[str, Array]) -> str:
+    """Of the description, as JSON gives it back, and of all arrays. Cost: a second for a gigabyte or so."""
+    out = blake2b(json.dumps(meta).encode(), digest_size=32)
     for name in sorted(arrays):
         array = arrays[name]
         out.update(f"{name} {array.dtype.str} {array.shape}".encode())

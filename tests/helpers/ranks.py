@@ -11,9 +11,11 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from itertools import pairwise
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -136,6 +138,30 @@ def gathered(n_blocks: int) -> tuple[np.ndarray, list[float], int]:
     calls: list[None] = []
     blocks, numbers = exchange.gather(np.tile(own[:, None], (2, 1, 3)), 1, [exchange.rank, 1], lambda: calls.append(None))
     return blocks, numbers, len(calls)
+
+
+def early(folder: str) -> tuple[bool, list[float]]:
+    """(whether rank 0 works before rank 1 has sent anything, what is gathered after both have failed meanwhile)."""
+    from kronsgd.distributed import TorchExchange
+
+    exchange, sign = TorchExchange(), Path(folder) / "rank 0 works"
+    part, own = np.ones((1, 1, 3), dtype=np.float32), [1.0]
+    exchange.share(2)
+    if exchange.rank == 1:
+        until = time.monotonic() + 60
+        while not sign.exists() and time.monotonic() < until:
+            time.sleep(0.01)
+    seen = sign.exists()
+    exchange.gather(part, 1, own, sign.touch if exchange.rank == 0 else lambda: None)
+
+    def fail() -> None:
+        raise ValueError("meanwhile")
+
+    time.sleep(0.3 * exchange.rank)  # rank 0 has failed before rank 1 is there
+    with suppress(ValueError):
+        exchange.gather(part, 1, own, fail)
+        raise AssertionError("the failure was lost")
+    return exchange.rank == 0 or seen, exchange.gather(np.tile(part, 64), 1, [exchange.rank + 1])[1]
 
 
 def refused(params: dict[str, Any], other: str = "", call: str = "fit") -> Any:

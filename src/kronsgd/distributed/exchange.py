@@ -82,11 +82,13 @@ class TorchExchange(Exchange):
                     self._dist.P2POp(call, tensor, group=self._group, group_peer=(self.rank + step) % self.size)
                     for call, tensor, step in calls
                 ])
-            if known == 1:
-                meanwhile()
-            with self._connected():
-                for work in under_way:
-                    work.wait()
+            try:
+                if known == 1:
+                    meanwhile()
+            finally:  # or what is under way would be lost, and the others wait for it
+                with self._connected():
+                    for work in under_way:
+                        work.wait()
             known += count
         self.n_gathers, self.n_sent = self.n_gathers + 1, self.n_sent + (self.size - 1) * len(message)
         return np.roll(out.cpu().numpy(), self.rank, axis=0)

@@ -40,7 +40,7 @@ class Activations:
     """The forward pass of one batch."""
 
     rows: NDArray[np.int64]  # (S,) row numbers
-    hidden: Array  # max(z − b, 0), in the engine's own layout; gone once an expected batch has begun (see `Engine.expect`)
+    hidden: Array  # max(z − b, 0), in the engine's own layout; empty where an expected batch has its memory
     outputs: Array  # (S, C), float64
     n_fired: int  # (row, neuron) pairs that fire, on all ranks
     crowded: bool | None = field(default=None, kw_only=True)  # whether lists must be compacted first; None: see
@@ -74,10 +74,9 @@ class Engine(ABC):
         """Called by the training loop before the first batch of every epoch."""
 
     def expect(self, state: Any, rows: NDArray[np.int64] | None) -> None:  # noqa: B027
-        """Called by the training loop before a step, with the rows of the next one, ascending (None: there is none).
+        """Called by the training loop before a step, with the rows of the next one (None: there is none).
 
-        What these need and no step changes may be made while ranks wait for each other, in the memory of this step's hidden
-        values if the output weights are not trained.
+        What these need and no step changes may be made while ranks wait for each other.
         """
 
     def stream(self, state: Any, on: bool) -> None:  # noqa: B027

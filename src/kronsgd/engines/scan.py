@@ -100,13 +100,27 @@ class ScanEngine(Engine):
         state.coefficients.merge_long_tails()
 
     def expect(self, state: ScanState, rows: NDArray[np.int64] | None) -> None:
-        state.expected = rows
+        state.expected = rows if state.network.exchange.shared else None
 
     def stream(self, state: ScanState, on: bool) -> None:
         """Do without inner products between all entities, which take as many for a new one as there are."""
         state.gram.caching, state.start.caching, state.begun = not on, not on, None
 
     def forward(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None) -> Activations:
+        network = state.network
+        hidden, fired, partial = self._evaluate(state, rows, view)
+        if view is None and state.expected is not None and not network.train_output:
+            hidden = hidden[:0].copy()  # no gradient needs it, and the next batch takes its memory
+        counts = np.bitwise_count(fired).sum(axis=0, dtype=np.int64)
+        totals, n_fired, crowded = combined(
+            network, partial, 1, int(counts.sum()), lambda: view is None and not state.coefficients.has_room(counts),
+            lambda: self._begin_next(state) if view is None else None,
+        )  # fmt: skip
+        outputs = network.scale * totals.transpose(0, 2, 1).reshape(-1, network.n_outputs)[: len(rows)]
+        return ScanActivations(rows, hidden, outputs, n_fired, fired, crowded=crowded)
+
+    def _evaluate(self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None) -> tuple[Array, Array, Array]:
+        """(hidden values, fired bits, each block's part of the outputs): (tiles, m, L), (tiles, m), (tiles, blocks, C, L)."""
         network, alpha, bounds = state.network, state.coefficients, state.network.blocks
         buffers, real = (view or state).buffers, np.dtype(network.dtype).type
         begun = None
@@ -125,18 +139,12 @@ class ScanEngine(Engine):
                 real(alpha.scale), real(1 / alpha.scale), real(network.threshold),
                 min(lanes, len(rows) - t * lanes),
             )  # fmt: skip
-        counts = np.bitwise_count(fired).sum(axis=0, dtype=np.int64)
-        totals, n_fired, crowded = combined(
-            network, partial, 1, int(counts.sum()), lambda: view is None and not alpha.has_room(counts),
-            lambda: self._begin_next(state) if view is None else None,
-        )  # fmt: skip
-        outputs = network.scale * totals.transpose(0, 2, 1).reshape(-1, network.n_outputs)[: len(rows)]
-        return ScanActivations(rows, hidden, outputs, n_fired, fired, crowded=crowded)
+        return hidden, fired, partial
 
     def _begin(
         self, state: ScanState, rows: NDArray[np.int64], view: ScanView | None = None, early: bool = False
     ) -> Begun:
-        """early: while the step before is under way; its hidden values stay only where their gradient is still to come."""
+        """early: while the step before is under way. Its hidden values stay where their gradient is still to come."""
         network, alpha, buffers, lanes = state.network, state.coefficients, (view or state).buffers, lanes_for(len(rows))
         n_tiles = -(-len(rows) // lanes)
         take = buffers.take_other if early and network.train_output else buffers.take
@@ -151,7 +159,7 @@ class ScanEngine(Engine):
         """The starting values and the first panel of the batch that is expected next."""
         rows, state.expected = state.expected, None
         if rows is not None:
-            begun = self._begin(state, rows, early=True)
+            begun = self._begin(state, np.sort(rows), early=True)
             state.begun = replace(begun, panel=chain([next(begun.panel)], begun.panel))
 
     def view(self, state: ScanState, features: Features) -> ScanView:
@@ -161,7 +169,7 @@ class ScanEngine(Engine):
     def backward(self, state: ScanState, activations: Activations, slopes: Array, step: float, alpha: float = 0.0) -> Step:
         assert isinstance(activations, ScanActivations)
         network, hidden = state.network, activations.hidden
-        scaled = tiled((-step * network.scale * slopes).T, hidden.shape[2], hidden.dtype)
+        scaled = tiled((-step * network.scale * slopes).T, lanes_for(len(slopes)), network.dtype)
         change = None
         if network.train_output:
             change = np.empty_like(state.output_weights)

@@ -147,12 +147,15 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
     started = _started(p)
     anew = max((table.scratch for table in p.tables if table not in p.kept()), default=0)  # for every panel
     making = _lots(p) if rank else 8.0 * p.d * (2 * n + m / 64)
+    two_batches = p.network.exchange.size > 1 and p.network.train_output  # the gradient of one, while the next begins
 
-    def evaluated(rows: int, hiddens: int = 1 + (p.network.exchange.shared and p.network.train_output)) -> dict[str, float]:
-        lanes = lanes_for(rows)
-        width = -(-rows // lanes) * lanes
+    def in_tiles(rows: int) -> int:
+        return -(-rows // lanes_for(rows)) * lanes_for(rows)
+
+    def evaluated(rows: int) -> dict[str, float]:
+        lanes, width = lanes_for(rows), in_tiles(rows)
         columns = width if at_once or p.passes > 1 else lanes
-        hidden = m * width * (hiddens * item + 2 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
+        hidden = m * width * (item + 2 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
         values = 0.0 if rank and p.passes == 1 else float(rows * m * item * (len(p.tables) + 2) * max(rank, 1))
         panel = float(n * columns * item) * (1 + p.nested) + anew
         return {"panel": panel, "hidden": hidden + values, "entity panels": entities * width * item}
@@ -162,6 +165,7 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
     fresh = {**base, "starting values": started, **evaluated(max(size, p.schedule.probe))}
     step = evaluated(size)
     state = fresh if at_once else {**fresh, "panel": step["panel"], "entity panels": step["entity panels"]}
+    state = {**state, "next batch": two_batches * float(m * in_tiles(size) * item)}
     if not at_once:  # no panel is made before anything is learned
         fresh |= {"entity inner products": 0.0, "panel": 0.0, "entity panels": 0.0}
     stages = [
@@ -172,7 +176,7 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
     ]
     if p.schedule.validation:
         held = p.schedule.validation
-        view = evaluated(min(PREDICT_BATCH, held), 1)
+        view = evaluated(min(PREDICT_BATCH, held))
         tables = 1.5 * item * m * max(rank, 1) * sum(t.entities * (1 - math.exp(-held / t.entities)) for t in p.tables)
         passing_new = 4 * view.pop("entity panels")  # in the tables' own precision, and then in tiles
         validating = {"validation": sum(view.values()) + max(passing_new, tables) + p.scratch}

@@ -183,7 +183,7 @@ class _Training:
         if at.batch == 0 and not settings.stream:
             engine.begin_epoch(state)
         for k in range(at.batch, len(batches)):
-            engine.expect(state, np.sort(self.rows[batches[k + 1]]) if k + 1 < len(batches) else None)
+            engine.expect(state, self.rows[batches[k + 1]] if k + 1 < len(batches) else None)
             self._step(batches[k], rates[k])
             at.seconds = time.perf_counter() - started
             reason = self._cut_short_or_saved()
