@@ -100,7 +100,7 @@ class ScanEngine(Engine):
         state.coefficients.merge_long_tails()
 
     def expect(self, state: ScanState, rows: NDArray[np.int64] | None) -> None:
-        state.expected = rows if state.network.exchange.shared else None
+        state.expected = rows if state.network.exchange.size > 1 else None
 
     def stream(self, state: ScanState, on: bool) -> None:
         """Do without inner products between all entities, which take as many for a new one as there are."""
