@@ -139,6 +139,11 @@ def _largest_batch(p: Problem) -> int:
     return min(p.n_rows, math.ceil(-(-units // parts) * strip / units))
 
 
+def _in_tiles(rows: int) -> int:
+    """Columns of all tiles of a batch."""
+    return -(-rows // lanes_for(rows)) * lanes_for(rows)
+
+
 def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[str, float]]:
     """at_once: panels of whole batches, also of the rows that are probed, as the tree engine makes them."""
     m, n, item, rank, size = p.network.n_hidden, p.n_rows, p.itemsize, p.rank, _largest_batch(p)
@@ -149,11 +154,8 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
     making = _lots(p) if rank else 8.0 * p.d * (2 * n + m / 64)
     two_batches = p.network.exchange.size > 1 and p.network.train_output  # the gradient of one, while the next begins
 
-    def in_tiles(rows: int) -> int:
-        return -(-rows // lanes_for(rows)) * lanes_for(rows)
-
     def evaluated(rows: int) -> dict[str, float]:
-        lanes, width = lanes_for(rows), in_tiles(rows)
+        lanes, width = lanes_for(rows), _in_tiles(rows)
         columns = width if at_once or p.passes > 1 else lanes
         hidden = m * width * (item + 2 / 8) + 8.0 * m + 64 * p.network.n_outputs * width * item
         values = 0.0 if rank and p.passes == 1 else float(rows * m * item * (len(p.tables) + 2) * max(rank, 1))
@@ -165,7 +167,7 @@ def _scan(p: Problem, place: float = 2.0, at_once: bool = False) -> list[dict[st
     fresh = {**base, "starting values": started, **evaluated(max(size, p.schedule.probe))}
     step = evaluated(size)
     state = fresh if at_once else {**fresh, "panel": step["panel"], "entity panels": step["entity panels"]}
-    state = {**state, "next batch": two_batches * float(m * in_tiles(size) * item)}
+    state = {**state, "next batch": two_batches * float(m * _in_tiles(size) * item)}
     if not at_once:  # no panel is made before anything is learned
         fresh |= {"entity inner products": 0.0, "panel": 0.0, "entity panels": 0.0}
     stages = [
