@@ -143,6 +143,15 @@ def test_arrays_that_changed_places_are_seen(change, tmp_path):
         modelfile.read_model(path)
 
 
+def test_a_description_nested_up_to_the_limit_is_refused(tmp_path):
+    path = tmp_path / "m"
+    for depth in range(700, 1000):  # some can just be read, and not be written again
+        text = '{"format": 1, "digest": "x", "a": ' + "[" * depth + "]" * depth + "}"
+        save_file({"a": np.ones(1)}, path, metadata={modelfile.KEY: text})
+        with pytest.raises(ValueError, match=r"is damaged|is not JSON"):
+            modelfile.read_model(path)
+
+
 def test_what_is_written_can_be_read_in_any_byte_order(tmp_path):
     numbers = np.arange(6).reshape(2, 3)
     modelfile.write_model(tmp_path / "m", {"a": numbers.astype(">f8"), "b": numbers.astype(">i4").T}, {"x": {1: 2, "1": 3}})

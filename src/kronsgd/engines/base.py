@@ -73,7 +73,7 @@ class Engine(ABC):
     def begin_epoch(self, state: Any) -> None:  # noqa: B027 (most engines have nothing to do)
         """Called by the training loop before the first batch of every epoch."""
 
-    def expect(self, state: Any, rows: NDArray[np.int64] | None) -> None:  # noqa: B027
+    def expect(self, state: Any, rows: NDArray[np.int64] | None) -> None:  # noqa: B027 (as above)
         """Called by the training loop before a step, with the rows of the next one (None: there is none).
 
         What these need and no step changes may be made while ranks wait for each other.
